@@ -1,0 +1,78 @@
+"""Many small jobs on threads, results in order, and a bar that shows how far they are. It decides nothing about the jobs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from tqdm import tqdm
+
+log = logging.getLogger("landseg")
+
+QUIET_S = 2.0
+"""Work shorter than this shows no bar."""
+
+LOG_EVERY_S = 15.0
+"""Between two lines where stderr is no terminal (a notebook, a log file)."""
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def progress(items: Iterable[T], what: str, total: int | None = None, unit: str = "tiles") -> Iterator[T]:
+    """Pass `items` on, showing count, rate and time left: a bar on a terminal, a log line now and then elsewhere."""
+    if sys.stderr.isatty():
+        yield from tqdm(items, desc=what, total=total, unit=f" {unit}", delay=QUIET_S, leave=False, dynamic_ncols=True)
+        return
+    start = said = time.monotonic()
+    for done, item in enumerate(items, 1):
+        yield item
+        now = time.monotonic()
+        if now - said >= LOG_EVERY_S:
+            said, rate = now, done / (now - start)
+            left = f", {clock((total - done) / rate)} left" if total else ""
+            log.info("%s: %s of %s %s, %.0f/s%s", what, f"{done:,}", f"{total:,}" if total else "?", unit, rate, left)
+
+
+def parallel_map(job: Callable[[T], R], items: Iterable[T], *, workers: int | None = None, ahead: int = 64) -> Iterator[R]:
+    """Run `job` over `items` on threads and yield the results in the order of the items.
+
+    Threads, because decoding, compressing, hashing and file access all release Python's lock.
+
+    Args:
+        job: Called once an item; an exception of it comes out where its result would have.
+        items: Drawn lazily; memory holds `workers` + `ahead` results at most.
+        workers: Threads; the number of cores we may use when None.
+        ahead: Results that may wait to be taken.
+    """
+    count = workers or cores()
+    with ThreadPoolExecutor(count) as pool:
+        waiting: deque[Future[R]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(job, item))
+                if len(waiting) >= count + ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def clock(seconds: float) -> str:
+    """``3725`` → ``1:02:05``; ``65`` → ``1:05``."""
+    whole = max(0, round(seconds))
+    hours, rest = divmod(whole, 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"

@@ -1,0 +1,177 @@
+"""A dataset folder: `dataset.yaml`, and the image and label files it names. It decodes nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from landseg.core.classes import IGNORE_INDEX, LandClass, lookup_table
+from landseg.core.errors import LandsegError
+from landseg.core.files import write_text
+from landseg.data.tiles import SUFFIXES
+
+FILE = "dataset.yaml"
+
+
+class DatasetInfo(BaseModel):
+    """What `dataset.yaml` says; the contract's "Dataset folder" explains each key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+    images: str = "images"
+    labels: str | None = "labels"
+    classes: tuple[LandClass, ...] = ()
+    ignore_index: int = IGNORE_INDEX
+    label_encoding: Literal["index"] = "index"
+    remap: dict[int, int] = {}
+    bands: tuple[str, ...] = ("red", "green", "blue")
+    resolution_m: float | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One tile: its name (path below the images folder without ending, ``/`` between folders) and its files."""
+
+    name: str
+    image: Path
+    label: Path | None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset folder that was found to be in order; its tiles are listed on first use."""
+
+    folder: Path
+    info: DatasetInfo
+
+    @property
+    def image_folder(self) -> Path:
+        """Where the images are; `dataset.yaml` may point outside the folder."""
+        return self.folder / self.info.images
+
+    @property
+    def label_folder(self) -> Path | None:
+        """Where the labels are; None for a test set."""
+        return None if self.info.labels is None else self.folder / self.info.labels
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names in the order of their ids."""
+        return tuple(item.name for item in self.info.classes)
+
+    @cached_property
+    def tiles(self) -> tuple[Tile, ...]:
+        """The tiles sorted by name: all images of a test set, else the images that have a label."""
+        images = list_files(self.image_folder)
+        if self.label_folder is None:
+            return tuple(Tile(name, path, None) for name, path in images.items())
+        labels = list_files(self.label_folder)
+        return tuple(Tile(name, path, labels[name]) for name, path in images.items() if name in labels)
+
+    @cached_property
+    def table(self) -> np.ndarray:
+        """Code in a label file → class id, as `core.classes.lookup_table` makes it."""
+        return lookup_table(len(self.info.classes), self.info.ignore_index, self.info.remap)
+
+    def require_labels(self, purpose: str) -> None:
+        """Refuse a test set where labels are needed.
+
+        Raises:
+            LandsegError: The data set has no labels, or no classes.
+        """
+        if self.info.labels is None or not self.info.classes:
+            raise LandsegError(
+                self.folder,
+                "a data set without labels",
+                f"{purpose} needs labelled tiles",
+                "name a data set that was prepared with --classes",
+            )
+
+
+def open_dataset(folder: Path) -> Dataset:
+    """Open a dataset folder.
+
+    Raises:
+        LandsegError: There is none, its `dataset.yaml` cannot be understood, or its images are gone.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        raise LandsegError(folder, f"no {FILE} in it", "a dataset folder", f"make one with `landseg prepare SOURCE --out {folder}`")
+    try:
+        info = DatasetInfo.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise LandsegError(
+            path, f"not YAML ({' '.join(str(error).split())[:120]})", "a readable file", "mend it or prepare the data set again"
+        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise LandsegError(path, f"{key}: {first['msg']}", "the keys of a dataset.yaml", "see docs/reference/dataset.md") from error
+    dataset = Dataset(folder, info)
+    for place in (dataset.image_folder, dataset.label_folder):
+        if place is not None and not place.is_dir():
+            raise LandsegError(
+                path, f"{place} is not there", "the folder that the data set refers to", "move it back or prepare the data set again"
+            )
+    if not dataset.tiles:
+        raise LandsegError(
+            folder, "no tiles in it", "at least one image" + ("" if info.labels is None else " with a label"), "prepare it again"
+        )
+    return dataset
+
+
+def write_info(folder: Path, info: DatasetInfo) -> None:
+    """Write `dataset.yaml`, one class a line, in the order of the contract."""
+    document = info.model_dump()
+    lines = []
+    for key, value in document.items():
+        if key == "classes" and value:
+            lines += ["classes:\n", *(f"  - {_yaml(item, flow=True)}" for item in value)]
+        else:
+            # Scalars in block style, lists and maps in brackets: a scalar in flow style would stand in braces, a document of its own.
+            lines.append(_yaml({key: value}, flow=None if isinstance(value, tuple | dict) else False))
+    write_text(folder / FILE, "".join(lines))
+
+
+def list_files(folder: Path) -> dict[str, Path]:
+    """Tile files below a folder by tile name, sorted; hidden files and macOS's leavings are passed over.
+
+    Raises:
+        LandsegError: Two files have the same name but for their ending.
+    """
+    found: dict[str, Path] = {}
+    for path in walk(folder):
+        if path.suffix.lower() not in SUFFIXES:
+            continue
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in found:
+            raise LandsegError(path, f"{found[name].name} has the same name", "one file a tile", "move one of them elsewhere")
+        found[name] = path
+    return dict(sorted(found.items()))
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """Regular files below a folder, sorted by name; hidden entries and ``__MACOSX`` are passed over."""
+    for root, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not is_litter(name))
+        for name in sorted(files):
+            if not is_litter(name):
+                yield Path(root, name)
+
+
+def is_litter(name: str) -> bool:
+    """True for what operating systems leave behind: hidden files, ``__MACOSX``, ``Thumbs.db``."""
+    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
+
+
+def _yaml(value: object, *, flow: bool | None) -> str:
+    return str(yaml.safe_dump(value, default_flow_style=flow, allow_unicode=True, sort_keys=False, width=10**6))

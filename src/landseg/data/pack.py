@@ -1,0 +1,207 @@
+"""Tiles of one data set, decoded and ready: from the memory-mapped store, or from their files. `packing` writes the store."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import xxhash
+
+from landseg.core.errors import LandsegError
+from landseg.core.files import free_bytes, human_bytes, unwritable
+from landseg.data import packing
+from landseg.data.dataset import Dataset
+from landseg.data.packing import Entry
+from landseg.data.tiles import UnreadableTile, codes_to_ids, decode_codes, decode_image, read_bytes
+
+log = logging.getLogger("landseg")
+
+SPARE_BYTES = 500_000_000
+"""Left free on the disk for the run that follows."""
+
+
+class TileStore(Protocol):
+    """Tiles by number: `entries` says what they are, `image` and `label` give their pixels."""
+
+    entries: Sequence[Entry]
+    bands: int
+    dtype: str
+
+    def image(self, i: int) -> np.ndarray:
+        """Image of entry `i`, (H, W, C); not to be written to."""
+        ...
+
+    def label(self, i: int) -> np.ndarray:
+        """Label of entry `i`, (H, W) uint8 ids; not to be written to."""
+        ...
+
+
+class Pack:
+    """The store on disk. A tile is a view of the memory map, checked against its checksum when it is first read."""
+
+    def __init__(self, dataset: Dataset, facts: dict[str, Any], entries: Sequence[Entry]) -> None:
+        self.entries = entries
+        self.bands, self.dtype = int(facts["bands"]), str(facts["dtype"])
+        self._folder = dataset.folder / "pack"
+        self._images = np.memmap(self._folder / "images.bin", np.uint8, "r")
+        self._labels = np.memmap(self._folder / "labels.bin", np.uint8, "r") if facts["label_bytes"] else None
+        self._is_checked = np.zeros((2, len(entries)), bool)
+
+    def image(self, i: int) -> np.ndarray:
+        """Image of entry `i`, (H, W, C): a read-only view.
+
+        Raises:
+            LandsegError: The stored bytes are not those that were written.
+        """
+        entry = self.entries[i]
+        size = entry.height * entry.width * self.bands * np.dtype(self.dtype).itemsize
+        raw = self._checked(0, i, self._images[entry.image_at : entry.image_at + size], entry.image_hash)
+        return raw.view(self.dtype).reshape(entry.height, entry.width, self.bands)
+
+    def label(self, i: int) -> np.ndarray:
+        """Label of entry `i`, (H, W) uint8: a read-only view.
+
+        Raises:
+            LandsegError: There are no labels, or the stored bytes are not those that were written.
+        """
+        entry = self.entries[i]
+        if self._labels is None:
+            raise _no_labels(self._folder.parent)
+        raw = self._checked(1, i, self._labels[entry.label_at : entry.label_at + entry.height * entry.width], entry.label_hash)
+        return raw.reshape(entry.height, entry.width)
+
+    def _checked(self, kind: int, i: int, raw: np.ndarray, expected: str) -> np.ndarray:
+        if not self._is_checked[kind, i]:
+            if packing.hash_bytes(raw) != expected:
+                raise LandsegError(
+                    self._folder,
+                    f"the stored tile {self.entries[i].name} is damaged (its checksum differs)",
+                    "the bytes that were written",
+                    "delete that folder; it is made anew from the files",
+                )
+            self._is_checked[kind, i] = True
+        return raw
+
+
+class Files:
+    """The same tiles decoded from their files at each reading, for a disk without room for the store."""
+
+    def __init__(self, dataset: Dataset, facts: dict[str, Any], entries: Sequence[Entry]) -> None:
+        self.entries = entries
+        self.bands, self.dtype = int(facts["bands"]), str(facts["dtype"])
+        self._dataset = dataset
+        self._tiles = {tile.name: tile for tile in dataset.tiles}
+
+    def image(self, i: int) -> np.ndarray:
+        """Image of entry `i`, (H, W, C).
+
+        Raises:
+            LandsegError: The file was there when the tiles were checked and cannot be read now.
+        """
+        tile = self._tiles[self.entries[i].name]
+        return self._decoded(tile.image, decode_image)
+
+    def label(self, i: int) -> np.ndarray:
+        """Label of entry `i`, (H, W) uint8.
+
+        Raises:
+            LandsegError: There are no labels, or the file cannot be read any more.
+        """
+        tile = self._tiles[self.entries[i].name]
+        if tile.label is None:
+            raise _no_labels(self._dataset.folder)
+        return codes_to_ids(self._decoded(tile.label, decode_codes), self._dataset.table)[0]
+
+    def _decoded(self, path: Path, decode: Any) -> np.ndarray:
+        try:
+            array: np.ndarray = decode(read_bytes(path))
+        except UnreadableTile as error:
+            raise LandsegError(
+                path, str(error), "the file as it was when training began", "put it back, then go on with --resume"
+            ) from error
+        return array
+
+
+def open_tiles(dataset: Dataset, *, use_pack: bool = True, workers: int | None = None) -> TileStore:
+    """Open the tiles of a data set for fast repeated reading; write the store first where it is missing or out of date.
+
+    Args:
+        dataset: Its unreadable tiles are left out and named in the log.
+        use_pack: False reads the files each time; so does a disk without room, which is said.
+        workers: Threads that decode; every core when None.
+
+    Raises:
+        LandsegError: A label holds a value that no class has, a label's size is not its image's, or no tile can be read.
+    """
+    folder = dataset.folder / "pack"
+    fingerprint = sources_fingerprint(dataset)
+    found = _read_index(folder, fingerprint)
+    if found is None or (use_pack and not found[0]["is_stored"]):
+        layout = packing.plan(dataset, workers)
+        is_stored = use_pack and _has_room(folder, layout)
+        if found is None or is_stored:
+            try:
+                packing.write(dataset, layout, fingerprint, folder, is_stored=is_stored, workers=workers)
+            except OSError as error:
+                raise unwritable(folder, error) from error
+            found = _read_index(folder, fingerprint)
+    if found is None:
+        raise LandsegError(folder, "files changed while they were read", "a data set at rest", "start again when nothing writes to it")
+    facts, entries = found
+    return Pack(dataset, facts, entries) if use_pack and facts["is_stored"] else Files(dataset, facts, entries)
+
+
+def sources_fingerprint(dataset: Dataset) -> str:
+    """A hash of what the tiles are made of: every file's name, size and time of change, and the keys that decode labels."""
+    keys = dataset.info.model_dump(mode="json", exclude={"name", "source", "resolution_m"})
+    digest = xxhash.xxh3_128(json.dumps([packing.VERSION, keys], sort_keys=True).encode())
+    for tile in dataset.tiles:
+        digest.update(f"{tile.name}\n".encode())
+        for path in (tile.image, tile.label):
+            if path is not None:
+                status = path.stat()
+                digest.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def content_fingerprint(store: TileStore) -> str:
+    """A hash of the pixels and labels themselves: equal for equal data on any machine, whatever the files' times."""
+    digest = xxhash.xxh3_128()
+    for entry in store.entries:
+        digest.update(f"{entry.name} {entry.image_hash} {entry.label_hash}\n".encode())
+    return digest.hexdigest()
+
+
+def _has_room(folder: Path, layout: packing.Layout) -> bool:
+    need = layout.image_bytes + layout.label_bytes
+    free = free_bytes(folder) + sum(path.stat().st_size for path in folder.glob("*.bin"))
+    if need + SPARE_BYTES > free:
+        log.warning("pack: %s needed, %s free; each epoch decodes the tiles anew, which is slower", human_bytes(need), human_bytes(free))
+        return False
+    log.info("pack: %s tiles, %s in %s", f"{len(layout.tiles):,}", human_bytes(need), folder)
+    return True
+
+
+def _read_index(folder: Path, fingerprint: str) -> tuple[dict[str, Any], list[Entry]] | None:
+    """What the store holds, or None where there is none, it is out of date or damaged."""
+    try:
+        facts: dict[str, Any] = json.loads((folder / "pack.json").read_text(encoding="utf-8"))
+        text = (folder / "index.csv").read_text(encoding="utf-8")
+        if facts["fingerprint"] != fingerprint or facts["version"] != packing.VERSION:
+            return None
+        if xxhash.xxh3_128_hexdigest(text.encode()) != facts["index_hash"]:
+            return None
+        for name, size in (("images.bin", facts["image_bytes"]), ("labels.bin", facts["label_bytes"])):
+            if facts["is_stored"] and size and (folder / name).stat().st_size != size:
+                return None
+        return facts, packing.parse_index(text)
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return None
+
+
+def _no_labels(folder: Path) -> LandsegError:
+    return LandsegError(folder, "a data set without labels", "labelled tiles", "name a data set that was prepared with labels")

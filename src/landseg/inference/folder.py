@@ -1,0 +1,360 @@
+"""Tiles → class maps: decoding, the network and encoding overlap. It cuts no scenes and knows no torch.
+
+Vocabulary: a tile is *finished* when its class map lies in the output folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from landseg.core.errors import LandsegError
+from landseg.core.files import refuse_existing, unwritable, write_bytes, write_json
+from landseg.core.progress import cores, progress
+from landseg.data.inputs import TileInput
+from landseg.data.tiles import UnreadableTile, decode_image, encode_label, read_header
+from landseg.inference.overlay import overlay_jpeg
+
+if TYPE_CHECKING:
+    from landseg.network.engine import Engine
+
+log = logging.getLogger("landseg")
+
+FINISHED = "predictions.json"
+"""Written last: its presence says that the folder is whole."""
+
+BEGUN = ".predicting"
+"""Written first: what is being predicted, with which model and settings; gone when all is done."""
+
+MAX_SIDE = 2048
+"""Longest side of a tile in pixels. A tile is predicted in one piece, so its logits must fit in memory."""
+
+_HELD_BYTES = 256_000_000
+"""Decoded pixels that may wait for the network, all tiles together."""
+
+_LARGE_FILE = 4_000_000
+"""Bytes; the header of a larger file is looked at before its pixels are decoded."""
+
+
+@dataclass(frozen=True)
+class FolderPrediction:
+    """What was predicted: class maps in the folder, their pixels, time of this call, tiles left out, maps that an earlier call had made."""
+
+    files: int
+    pixels: int
+    seconds: float
+    unreadable: dict[str, str]
+    resumed: int = 0
+
+
+@dataclass
+class _Run:
+    """What the stages share: the model, where and what to write, and what was left out."""
+
+    engine: Engine
+    out: Path
+    overlay: bool
+    probabilities: bool
+    bands: tuple[int, ...] | None
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+    def outputs(self, name: str) -> list[Path]:
+        """The files of one tile, its class map last: once that is there, all are."""
+        return _outputs(self.out, name, overlay=self.overlay, probabilities=self.probabilities)
+
+
+def predict_tiles(
+    engine: Engine,
+    tiles: Iterable[TileInput],
+    out: Path,
+    *,
+    batch: int,
+    overlay: bool = False,
+    probabilities: bool = False,
+    bands: tuple[int, ...] | None = None,
+    fingerprint: str = "",
+    overwrite: bool = False,
+) -> FolderPrediction:
+    """Predict tiles of any sizes into a folder; the files do not depend on `batch` or on the order of the tiles.
+
+    A call that was killed is completed by the next one with the same model, tiles and settings.
+
+    Args:
+        engine: The model.
+        tiles: From `find_inputs`.
+        out: The folder to write, as the contract's "Predictions" says.
+        batch: Tiles a step at the size the model was trained on; fewer of larger tiles, so that a step's memory stays the same.
+        overlay: Also write the image under the classes' colours.
+        probabilities: Also write the softmax, float16 (K, H, W).
+        bands: Bands to take of each image, counted from 1; None takes all.
+        fingerprint: Tells models apart; it is recorded, and a prediction by another model is not continued.
+        overwrite: Replace an earlier prediction in `out`.
+
+    Raises:
+        LandsegError: `out` exists, a tile does not fit the model or is larger than 2048 pixels a side, or no tile can be read.
+    """
+    started = time.monotonic()
+    todo = list(tiles)
+    card = engine.card
+    if bands is not None and (len(bands) != len(card.bands) or min(bands) < 1):
+        raise LandsegError(
+            "predict.bands", f"{list(bands)}", f"the model was trained on {len(card.bands)} bands ({', '.join(card.bands)})",
+            "name as many, counted from 1, in that order",
+        )  # fmt: skip
+    run = _Run(engine, out, overlay, probabilities, bands)
+    begun = {
+        "model": fingerprint,
+        "overlay": overlay,
+        "probabilities": probabilities,
+        "bands": None if bands is None else list(bands),
+        "inputs": hashlib.sha256("\n".join(sorted(f"{tile.name}\t{tile.version}" for tile in todo)).encode()).hexdigest(),
+        "tiles": sorted(tile.name for tile in todo),
+    }
+    finished = set() if overwrite else _resume(run, begun)
+    begin = partial(_begin, out, begun, overwrite=overwrite)
+    pixels = sum(_png_pixels(run.outputs(name)[-1]) for name in finished)
+    files = len(finished)
+    if finished:
+        log.info("%s: %s tiles were finished before; predicting the other %s", out, f"{len(finished):,}", f"{len(todo) - files:,}")
+    rest = [tile for tile in todo if tile.name not in finished]
+    for count in progress(_predict(run, rest, batch, begin), "predict", total=len(rest)):
+        files += 1
+        pixels += count
+    if not files:
+        name, reason = next(iter(run.unreadable.items()), ("INPUT", "nothing is named"))
+        raise LandsegError(name, f"{reason} (all {len(todo)} tiles are unreadable)", "images that decode", "look at one of the files")
+    write_json(
+        out / FINISHED,
+        {
+            "classes": [item.model_dump(mode="json") for item in card.classes],
+            "model": fingerprint,
+            "count": files,
+            "tiles": sorted(tile.name for tile in todo if tile.name not in run.unreadable),
+            "unreadable": dict(sorted(run.unreadable.items())),
+            "overlay": overlay,
+            "probabilities": probabilities,
+        },
+    )
+    (out / BEGUN).unlink(missing_ok=True)
+    return FolderPrediction(files, pixels, time.monotonic() - started, dict(sorted(run.unreadable.items())), len(finished))
+
+
+def _predict(run: _Run, tiles: list[TileInput], batch: int, begin: Callable[[], None]) -> Iterator[int]:
+    """Decode on threads ahead of the network, encode on threads behind it; yields each finished tile's pixels."""
+    with closing(_decoded(run, tiles)) as images, ThreadPoolExecutor(cores()) as encoders:
+        writing: deque[Future[int]] = deque()
+        has_begun = False
+        try:
+            for names, stacked in _batches(images, batch, run.engine.card.tile_size):
+                logits = run.engine.logits(stacked)
+                if not has_begun:  # only now: input that cannot be predicted leaves no folder behind and replaces nothing
+                    begin()
+                    has_begun = True
+                for name, image, scores in zip(names, stacked, logits, strict=True):
+                    writing.append(encoders.submit(_write, run, name, image, scores))
+                # Two steps' logits may wait to be written; more would only fill the memory.
+                while len(writing) > 2 * len(names):
+                    yield writing.popleft().result()
+            while writing:
+                yield writing.popleft().result()
+        finally:
+            for future in writing:
+                future.cancel()
+
+
+def _decoded(run: _Run, tiles: list[TileInput]) -> Generator[tuple[str, np.ndarray], None, None]:
+    """The readable tiles, decoded ahead on threads within `_HELD_BYTES`; the others are noted in `run.unreadable`."""
+    workers = cores()
+    largest = 1
+    with ThreadPoolExecutor(workers) as pool:
+        ahead: deque[tuple[TileInput, Future[np.ndarray]]] = deque()
+        source = iter(tiles)
+        try:
+            while True:
+                room = max(workers, min(8 * workers, _HELD_BYTES // largest))
+                while len(ahead) < room and (tile := next(source, None)) is not None:
+                    ahead.append((tile, pool.submit(_decode, tile, run)))
+                if not ahead:
+                    return
+                tile, future = ahead.popleft()
+                try:
+                    image = future.result()
+                except UnreadableTile as reason:
+                    run.unreadable[tile.name] = str(reason)
+                    log.warning("%s left out: %s", tile.what, reason)
+                    continue
+                largest = max(largest, image.nbytes)
+                yield tile.name, image
+        finally:
+            for _, future in ahead:
+                future.cancel()
+
+
+def _batches(images: Iterable[tuple[str, np.ndarray]], batch: int, tile_size: tuple[int, int]) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Group tiles of equal shape; when too many wait, the shape that has most goes first although its batch is not full."""
+    waiting: dict[tuple[int, ...], list[tuple[str, np.ndarray]]] = {}
+    held = 0
+    for name, image in images:
+        group = waiting.setdefault(image.shape, [])
+        group.append((name, image))
+        held += image.nbytes
+        shape = image.shape
+        # A batch is counted in pixels of the model's own tiles, so that larger ones do not exhaust the device.
+        full = max(1, min(batch, batch * tile_size[0] * tile_size[1] // (shape[0] * shape[1])))
+        if len(group) < full:
+            if held <= _HELD_BYTES:
+                continue
+            shape = max(waiting, key=lambda shape: sum(image.nbytes for _, image in waiting[shape]))
+        group = waiting.pop(shape)
+        held -= sum(image.nbytes for _, image in group)
+        yield [name for name, _ in group], np.stack([image for _, image in group])
+    for group in waiting.values():
+        yield [name for name, _ in group], np.stack([image for _, image in group])
+
+
+def _decode(tile: TileInput, run: _Run) -> np.ndarray:
+    data = tile.read()
+    if len(data) > _LARGE_FILE:
+        header = read_header(data)
+        _require_tile(tile, header.height, header.width)
+    image = decode_image(data, tile.name)
+    _require_tile(tile, *image.shape[:2])
+    card, count = run.engine.card, image.shape[2]
+    if run.bands is not None:
+        if max(run.bands) > count:
+            raise LandsegError(
+                tile.what,
+                f"{count} bands",
+                f"predict.bands={list(run.bands)} takes band {max(run.bands)}",
+                "choose bands that every image has",
+            )
+        image = np.ascontiguousarray(image[:, :, [band - 1 for band in run.bands]])
+    elif count != len(card.bands):
+        found = f"{count} band{'s' if count > 1 else ''}"
+        needed = f"the model was trained on {len(card.bands)} ({', '.join(card.bands)})"
+        if count < len(card.bands):
+            raise LandsegError(tile.what, found, needed, "predict images that have them all, or train a model on these")
+        example = ",".join(str(band + 1) for band in range(len(card.bands)))
+        raise LandsegError(tile.what, found, needed, f"choose them with --set predict.bands=[{example}]")
+    if image.dtype != np.dtype(card.dtype):
+        raise LandsegError(
+            tile.what,
+            f"{image.dtype} pixels",
+            f"the model was trained on {card.dtype}",
+            "predict images of the same kind, or train a model on these",
+        )
+    return image
+
+
+def _require_tile(tile: TileInput, height: int, width: int) -> None:
+    if max(height, width) > MAX_SIDE:
+        raise LandsegError(
+            tile.what,
+            f"{height} × {width} pixels",
+            f"tiles of up to {MAX_SIDE} pixels a side are predicted",
+            f"cut it into tiles of {MAX_SIDE} pixels or less",
+        )
+
+
+def _write(run: _Run, name: str, image: np.ndarray, scores: np.ndarray) -> int:
+    """Write one tile's files, its class map last; returns its pixels."""
+    classes = run.engine.card.classes
+    ids = _ids(scores, name)
+    *extra, place = run.outputs(name)
+    for path in extra:
+        write_bytes(
+            path, overlay_jpeg(image, ids, run.engine.card.bands, classes) if path.suffix == ".jpg" else _encode_probabilities(scores)
+        )
+    write_bytes(place, encode_label(ids, classes))
+    return ids.size
+
+
+def _ids(scores: np.ndarray, name: str) -> np.ndarray:
+    """The class with the highest logit, the first of equals: (K, H, W) float32 → (H, W) uint8; faster than `argmax`."""
+    best = scores[0].copy()
+    ids = np.zeros(best.shape, np.uint8)
+    for k in range(1, len(scores)):
+        np.copyto(ids, k, where=scores[k] > best)
+        np.maximum(best, scores[k], out=best)
+    if not np.isfinite(best.sum()):
+        raise LandsegError(
+            name, "the network gave no finite number", "finite logits", "predict on another device, or train the model again"
+        )
+    return ids
+
+
+def _encode_probabilities(scores: np.ndarray) -> bytes:
+    """Logits (K, H, W) → softmax over K as a float16 NPY file. The highest logit is taken off first, so that nothing overflows."""
+    powers = np.exp(scores - scores.max(axis=0))
+    buffer = io.BytesIO()
+    np.save(buffer, (powers / powers.sum(axis=0)).astype(np.float16))
+    return buffer.getvalue()
+
+
+def _outputs(out: Path, name: str, *, overlay: bool, probabilities: bool) -> list[Path]:
+    extra = [out / "overlay" / f"{name}.jpg"] * overlay + [out / f"{name}.npy"] * probabilities
+    return [*extra, out / f"{name}.png"]
+
+
+def _begin(out: Path, begun: dict[str, Any], *, overwrite: bool) -> None:
+    """Record what is being predicted, after clearing `out` of an earlier prediction where the user wants that."""
+    if overwrite:
+        try:
+            for name in (FINISHED, BEGUN):
+                _clear(out, _read_json(out / name))
+                (out / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise unwritable(out, error) from error
+    write_json(out / BEGUN, begun)
+
+
+def _resume(run: _Run, begun: dict[str, Any]) -> set[str]:
+    """The tiles that an earlier call of the same prediction finished; any other `out` that exists is refused."""
+    earlier = _read_json(run.out / BEGUN)
+    if (run.out / FINISHED).exists() or not earlier:
+        refuse_existing(run.out, overwrite=False)
+        return set()
+    if earlier != begun:
+        raise LandsegError(
+            run.out, "a prediction of other tiles, or with another model or settings, was begun there", "the same again to complete it",
+            "choose another --out or add --overwrite",
+        )  # fmt: skip
+    for leaving in run.out.rglob(".*.partial"):  # of a process that was killed while it wrote
+        leaving.unlink(missing_ok=True)
+    return {name for name in begun["tiles"] if all(path.is_file() for path in run.outputs(name))}
+
+
+def _clear(out: Path, record: dict[str, Any]) -> None:
+    """Remove exactly the files that an earlier prediction recorded, so that no tile of it stays among the new ones."""
+    for name in record.get("tiles", ()):
+        if ".." not in PurePosixPath(name).parts and not PurePosixPath(name).is_absolute():
+            for path in _outputs(out, name, overlay=bool(record.get("overlay")), probabilities=bool(record.get("probabilities"))):
+                path.unlink(missing_ok=True)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _png_pixels(path: Path) -> int:
+    """Pixels of a class map from its header (width and height stand at bytes 16 to 24)."""
+    with path.open("rb") as file:
+        head = file.read(24)
+    return int.from_bytes(head[16:20], "big") * int.from_bytes(head[20:24], "big")

@@ -1,0 +1,68 @@
+"""A trained model in the hands of a Python user: one image in, one class map out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from landseg.core.errors import LandsegError
+from landseg.network.checkpoint import ModelCard, find_model
+from landseg.network.engine import Engine, load_engine, softmax
+
+
+class Model:
+    """A trained model, or an ensemble of several."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @property
+    def card(self) -> ModelCard:
+        """What the model is: classes, bands, normalisation, scores."""
+        return self._engine.card
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names in the order of their ids."""
+        return self.card.class_names
+
+    def predict(self, image: np.ndarray) -> np.ndarray:
+        """Class ids (H, W) uint8 of an image (H, W, C) in the bands and dtype that the model was trained on.
+
+        Raises:
+            LandsegError: The image has other bands or another dtype.
+        """
+        return np.asarray(self._engine.preds(self._checked(image)[None])[0])
+
+    def probabilities(self, image: np.ndarray) -> np.ndarray:
+        """Softmax (K, H, W) float32 of an image (H, W, C).
+
+        Raises:
+            LandsegError: The image has other bands or another dtype.
+        """
+        return np.asarray(softmax(self._engine.logits(self._checked(image)[None]))[0])
+
+    def _checked(self, image: np.ndarray) -> np.ndarray:
+        bands, dtype = self.card.bands, self.card.dtype
+        if image.ndim != 3 or image.shape[2] != len(bands) or image.dtype.name != dtype:
+            raise LandsegError(
+                "image", f"shape {image.shape} of {image.dtype}", f"(height, width, {len(bands)}) of {dtype}: {', '.join(bands)}",
+                "choose the bands and the type that the model was trained on",
+            )  # fmt: skip
+        return image
+
+
+def load_model(path: str | Path | Sequence[str | Path], device: str = "auto") -> Model:
+    """Load a trained model.
+
+    Args:
+        path: Run folder or model folder, or several (an ensemble: their probabilities are averaged).
+        device: auto | cpu | cuda | cuda:1 | mps.
+
+    Raises:
+        LandsegError: There is no model, or it is damaged.
+    """
+    paths = [path] if isinstance(path, str | Path) else list(path)
+    return Model(load_engine([find_model(Path(item)) for item in paths], device))

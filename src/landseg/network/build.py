@@ -1,0 +1,172 @@
+"""Build a network: normalisation, then an encoder and a decoder of segmentation_models_pytorch. It loads no weights.
+
+torch starts here: no wing below imports it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import segmentation_models_pytorch as smp
+import timm
+import torch
+from segmentation_models_pytorch.encoders import encoders as smp_encoders
+from torch import Tensor, nn
+
+from landseg.core.config import NETWORKS
+from landseg.core.errors import LandsegError
+
+_CLASSES = {
+    "deeplabv3plus": smp.DeepLabV3Plus,
+    "unet": smp.Unet,
+    "unetplusplus": smp.UnetPlusPlus,
+    "fpn": smp.FPN,
+    "pspnet": smp.PSPNet,
+    "linknet": smp.Linknet,
+    "manet": smp.MAnet,
+    "pan": smp.PAN,
+    "upernet": smp.UPerNet,
+    "segformer": smp.Segformer,
+    "dpt": smp.DPT,
+}
+
+STRIDE = 32
+"""Images are padded to a multiple of this. Source: the deepest stage of an encoder of five stages has stride 2^5."""
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Per band mean and standard deviation in the image's own units: the network sees (x - mean) / std."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class Network(nn.Module):
+    """Raw bands in, logits out: normalisation is the first layer, so nobody can forget or repeat it.
+
+    `forward` takes (N, B, H, W) of any numeric dtype, H and W multiples of `STRIDE`, and gives (N, K, H, W) logits.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, body: nn.Module, normalisation: Normalisation) -> None:
+        super().__init__()
+        self.body = body
+        self.register_buffer("mean", torch.tensor(normalisation.mean, dtype=torch.float32).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(normalisation.std, dtype=torch.float32).view(1, -1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return cast(Tensor, self.body((images.float() - self.mean) / self.std))
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The encoder as segmentation_models_pytorch wraps it."""
+        return cast(nn.Module, self.body.encoder)
+
+
+def build(network: str, encoder: str, bands: int, classes: int, normalisation: Normalisation) -> Network:
+    """Build an untrained network.
+
+    Args:
+        network: A name of `core.config.NETWORKS`.
+        encoder: A timm name or one of segmentation_models_pytorch's own.
+        bands: Number of bands B of the images.
+        classes: Number of classes K.
+        normalisation: B means and standard deviations.
+
+    Raises:
+        LandsegError: No such encoder (the nearest names are given), or a pair that does not fit (what fits is given).
+    """
+    name = encoder_name(encoder)
+    try:
+        return Network(_tried_body(network, name, bands, classes), normalisation)
+    except _MISFIT as error:
+        fits = [other for other in NETWORKS if other != network and _fits(other, name, bands, classes)]
+        raise LandsegError(
+            f"model.network={network}",
+            f"it does not fit the encoder {encoder} ({_first_line(error)})",
+            f"a pair that fits: {encoder} goes with {', '.join(fits) or 'none of the networks'}",
+            f"--set model.network={fits[0]}" if fits else "choose another encoder, for example resnet50",
+        ) from error
+
+
+def encoder_name(encoder: str) -> str:
+    """The name that segmentation_models_pytorch knows an encoder by; timm's carry its prefix ``tu-``.
+
+    Raises:
+        LandsegError: Nobody knows it; the message suggests the nearest names.
+    """
+    plain = encoder.removeprefix("tu-")
+    if plain in smp_encoders and not encoder.startswith("tu-"):
+        return plain
+    if timm.is_model(plain):
+        return f"tu-{plain}"
+    known = [*smp_encoders, *timm.list_models()]
+    near = difflib.get_close_matches(plain, known, 3, 0.5)
+    hint = f"did you mean {', '.join(near)}?" if near else "for example mobilenetv3_large_100, resnet50 or convnext_tiny"
+    raise LandsegError("model.encoder", f"{encoder!r}", "a timm model or an encoder of segmentation_models_pytorch", hint)
+
+
+def encoder_normalisation(encoder: str) -> Normalisation:
+    """Mean and standard deviation that an encoder's ImageNet weights expect of 8-bit RGB.
+
+    Source: timm's `pretrained_cfg` and segmentation_models_pytorch's preprocessing parameters, times 255.
+    """
+    name = encoder_name(encoder)
+    if name.startswith("tu-"):
+        settings = timm.get_pretrained_cfg(name.removeprefix("tu-"))
+        mean, std = (settings.mean, settings.std) if settings else (timm.data.IMAGENET_DEFAULT_MEAN, timm.data.IMAGENET_DEFAULT_STD)
+    else:
+        options = smp_encoders[name]["pretrained_settings"]
+        chosen: dict[str, Any] = options.get("imagenet") or next(iter(options.values()), {}) if options else {}
+        mean, std = chosen.get("mean") or timm.data.IMAGENET_DEFAULT_MEAN, chosen.get("std") or timm.data.IMAGENET_DEFAULT_STD
+    return Normalisation(tuple(255 * value for value in mean), tuple(255 * value for value in std))
+
+
+_TRIAL = 4 * STRIDE
+"""Edge length of the image on which a new network is tried; pan pools stride 32 three times more."""
+
+# What timm and segmentation_models_pytorch raise for a pair that does not fit.
+_MISFIT = (NotImplementedError, ValueError, RuntimeError, TypeError, AttributeError, KeyError, AssertionError, IndexError)
+
+
+def _body(network: str, name: str, bands: int, classes: int) -> nn.Module:
+    options: dict[str, Any] = {"encoder_weights": None, "in_channels": bands, "classes": classes}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        body = cast(nn.Module, _CLASSES[network](name, **options))
+    return body
+
+
+def _tried_body(network: str, name: str, bands: int, classes: int) -> nn.Module:
+    """A body that has shown on one small image that its parts fit; some pairs build and fail only then."""
+    body = _body(network, name, bands, classes).eval()
+    with torch.inference_mode():
+        shape = tuple(body(torch.zeros(1, bands, _TRIAL, _TRIAL)).shape)
+    if shape != (1, classes, _TRIAL, _TRIAL):
+        raise ValueError(f"an image of {_TRIAL} × {_TRIAL} gives logits of shape {shape}")
+    return body.train()
+
+
+def _fits(network: str, name: str, bands: int, classes: int) -> bool:
+    try:
+        _tried_body(network, name, bands, classes)
+    except _MISFIT:
+        return False
+    return True
+
+
+def _first_line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 140 else f"{text[:139]}…"
+
+
+def names(bands: Sequence[str]) -> str:
+    """``3 (red, green, blue)``, as messages say it."""
+    return f"{len(bands)} ({', '.join(bands)})"

@@ -1,0 +1,151 @@
+"""One folder that is a model: `model.safetensors` and `model.json`. It resumes no training; `training.state` does."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from landseg.core.classes import IGNORE_INDEX, LandClass
+from landseg.core.errors import LandsegError
+from landseg.core.files import unwritable, write_bytes, write_text
+from landseg.network.build import Network, Normalisation, build
+
+WEIGHTS, CARD = "model.safetensors", "model.json"
+
+
+class ModelCard(BaseModel):
+    """Everything that predicting needs besides the weights, readable by a person."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    landseg_version: str
+    network: str
+    encoder: str
+    bands: tuple[str, ...]
+    dtype: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: tuple[LandClass, ...]
+    ignore_index: int = IGNORE_INDEX
+    resolution_m: float | None = None
+    tile_size: tuple[int, int]
+    size: int | None = None
+    calibration_temperature: float = 1.0
+    scores: dict[str, Any] = {}
+    recipe: dict[str, Any] = {}
+    data_fingerprint: str = ""
+    weights_sha256: str = ""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names in the order of their ids."""
+        return tuple(item.name for item in self.classes)
+
+
+def save_model(folder: Path, state: dict[str, Tensor], card: ModelCard) -> None:
+    """Write a model folder, replacing the one before as a whole.
+
+    The new folder is complete on the disk before the old one leaves its place; killed between the two renames, the old one lies
+    at ``.NAME.old``, where `load_card` finds it.
+
+    Args:
+        folder: The model folder.
+        state: `Network.state_dict()`.
+        card: What the model is; its checksum is filled in here.
+
+    Raises:
+        LandsegError: The folder cannot be written.
+    """
+    new, old = _beside(folder, "new"), _beside(folder, "old")
+    weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()})
+    complete = card.model_copy(update={"weights_sha256": hashlib.sha256(weights).hexdigest()})
+    try:
+        _heal(folder)
+        shutil.rmtree(new, ignore_errors=True)
+        write_bytes(new / WEIGHTS, weights, sync=True)
+        write_text(new / CARD, json.dumps(complete.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
+        if folder.exists():
+            os.rename(folder, old)
+        os.rename(new, folder)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+
+
+def find_model(path: Path) -> Path:
+    """The model folder that a run folder or a model folder stands for.
+
+    Raises:
+        LandsegError: There is none.
+    """
+    for folder in (path / "model", path):
+        _heal(folder)
+        if (folder / CARD).is_file():
+            return folder
+    found = "no such folder" if not path.exists() else f"no {CARD} in it"
+    raise LandsegError(path, found, "a run folder or a model folder", "train one with `landseg train DATA --out RUN`")
+
+
+def load_card(folder: Path) -> ModelCard:
+    """Read `model.json`.
+
+    Raises:
+        LandsegError: It cannot be read.
+    """
+    path = folder / CARD
+    try:
+        return ModelCard.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ValidationError) as error:
+        reason = f"{error.errors()[0]['msg']}" if isinstance(error, ValidationError) else str(error)
+        raise LandsegError(
+            path, f"it cannot be read ({reason[:120]})", "the model.json that training wrote", "copy the model folder again"
+        ) from error
+
+
+def load_model(path: Path) -> tuple[Network, ModelCard]:
+    """Load a model for prediction.
+
+    Args:
+        path: Run folder or model folder.
+
+    Returns:
+        The network in evaluation mode on the CPU, and its card.
+
+    Raises:
+        LandsegError: No model there, or its weights are not those that were saved.
+    """
+    folder = find_model(path)
+    card = load_card(folder)
+    try:
+        data = (folder / WEIGHTS).read_bytes()
+    except OSError as error:
+        raise LandsegError(folder / WEIGHTS, error.strerror or str(error), "the model's weights", "copy the model folder again") from error
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != card.weights_sha256:
+        raise LandsegError(
+            folder / WEIGHTS,
+            f"checksum {digest[:12]}",
+            f"{card.weights_sha256[:12]} as {CARD} says: the file is damaged or not the one that was saved",
+            "copy the model folder again, or train anew",
+        )
+    network = build(card.network, card.encoder, len(card.bands), len(card.classes), Normalisation(card.mean, card.std))
+    network.load_state_dict(load(data))
+    return network.eval(), card
+
+
+def _beside(folder: Path, word: str) -> Path:
+    return folder.with_name(f".{folder.name}.{word}")
+
+
+def _heal(folder: Path) -> None:
+    """Put the old folder back where a kill between two renames left none."""
+    old = _beside(folder, "old")
+    if not folder.exists() and (old / CARD).is_file():
+        os.rename(old, folder)

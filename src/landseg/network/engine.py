@@ -1,0 +1,172 @@
+"""Batch → logits with a trained model, whatever its tiles' size. It reads no files of tiles and takes no argmax.
+
+A batch is (N, H, W, C) in the images' own dtype, as tiles are decoded; logits are (N, K, H, W) float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from landseg.core.errors import LandsegError
+from landseg.network.build import STRIDE, Network
+from landseg.network.checkpoint import ModelCard, load_model
+
+
+class Engine(Protocol):
+    """Something that turns a batch of images into logits."""
+
+    card: ModelCard
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """(N, H, W, C) → (N, K, H, W) float32."""
+        ...
+
+    def preds(self, images: np.ndarray) -> np.ndarray:
+        """(N, H, W, C) → (N, H, W) uint8 class ids."""
+        ...
+
+
+class TorchEngine:
+    """A network run by PyTorch on one device."""
+
+    def __init__(self, network: Network, card: ModelCard, device: torch.device) -> None:
+        self.card = card
+        self.device = device
+        self._network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """(N, H, W, C) → (N, K, H, W) float32."""
+        with torch.inference_mode():
+            return self._logits(images).float().cpu().numpy()
+
+    def preds(self, images: np.ndarray) -> np.ndarray:
+        """(N, H, W, C) → (N, H, W) uint8 class ids."""
+        with torch.inference_mode():
+            return self._logits(images).argmax(1).to(torch.uint8).cpu().numpy()
+
+    def _logits(self, images: np.ndarray) -> Tensor:
+        return full_size_logits(self._network, to_tensor(images, self.device), self.card.size)
+
+
+class Ensemble:
+    """Several engines whose probabilities are averaged; its logits are the logarithms of the mean."""
+
+    def __init__(self, engines: Sequence[Engine]) -> None:
+        self.card = engines[0].card
+        self._engines = engines
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """(N, H, W, C) → (N, K, H, W) float32."""
+        total: np.ndarray = sum(softmax(engine.logits(images)) for engine in self._engines)  # type: ignore[assignment]
+        return np.log(np.maximum(total / len(self._engines), np.finfo(np.float32).tiny))
+
+    def preds(self, images: np.ndarray) -> np.ndarray:
+        """(N, H, W, C) → (N, H, W) uint8 class ids."""
+        return np.asarray(self.logits(images).argmax(1), np.uint8)
+
+
+def load_engine(models: Sequence[Path], device: str = "auto") -> Engine:
+    """Load one model, or several as an ensemble.
+
+    Raises:
+        LandsegError: No model there, or models of an ensemble that differ in classes or bands.
+    """
+    place = choose_device(device, "predict.device")
+    engines = [TorchEngine(*load_model(path), place) for path in models]
+    first = engines[0].card
+    for path, engine in zip(models, engines, strict=True):
+        for what in ("class_names", "bands", "dtype"):
+            mine, theirs = getattr(engine.card, what), getattr(first, what)
+            if mine != theirs:
+                raise LandsegError(
+                    path, f"its {what} are {mine}", f"an ensemble shares them ({models[0]}: {theirs})", "leave one of the models out"
+                )
+    return engines[0] if len(engines) == 1 else Ensemble(engines)
+
+
+def choose_device(name: str, key: str) -> torch.device:
+    """The torch device of a setting; ``auto`` takes a GPU when there is one.
+
+    Args:
+        name: auto | cpu | cuda | cuda:N | mps.
+        key: The setting's dotted name, for the message.
+
+    Raises:
+        LandsegError: There is no such device here.
+    """
+    has_mps = torch.backends.mps.is_available()
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise LandsegError(key, f"{name!r}", "auto, cpu, cuda, cuda:N or mps", f"--set {key}=auto") from error
+    count = {"cuda": torch.cuda.device_count(), "mps": int(has_mps), "cpu": 1}.get(device.type, 0)
+    if (device.index or 0) >= count:
+        raise LandsegError(key, f"{name!r}, but this machine has {count} such devices", "a device that is here", f"--set {key}=auto")
+    return device
+
+
+def to_tensor(images: np.ndarray, device: torch.device) -> Tensor:
+    """(N, H, W, C) → (N, C, H, W) on the device; a view in channels-last order where the dtype allows.
+
+    torch computes in no uint16, so such images travel as int32.
+    """
+    batch = images.astype(np.int32) if images.dtype == np.uint16 else images
+    return torch.from_numpy(np.ascontiguousarray(batch)).permute(0, 3, 1, 2).to(device, non_blocking=True)
+
+
+def full_size_logits(network: torch.nn.Module, images: Tensor, size: int | None) -> Tensor:
+    """Logits at the images' own size, whatever the network's stride and the size it was trained at.
+
+    Args:
+        network: (N, C, H, W) → (N, K, H, W) for multiples of `STRIDE`.
+        images: (N, C, H, W).
+        size: Longer edge in pixels at which the network works; None for the images' own.
+    """
+    height, width = images.shape[-2:]
+    images = fit(images, size)
+    logits: Tensor = network(pad(images))[..., : images.shape[-2], : images.shape[-1]]
+    if logits.shape[-2:] != (height, width):
+        logits = F.interpolate(logits.float(), (height, width), mode="bilinear", align_corners=False)
+    return logits
+
+
+def fit(images: Tensor, size: int | None) -> Tensor:
+    """Images resized so that their longer edge is `size`: averaged when made smaller, bilinear when made larger."""
+    height, width = images.shape[-2:]
+    if size is None or size == max(height, width):
+        return images
+    shape = fitted_shape(height, width, size)
+    is_smaller = size < max(height, width)
+    return F.interpolate(images.float(), shape, mode="area" if is_smaller else "bilinear", align_corners=None if is_smaller else False)
+
+
+def fitted_shape(height: int, width: int, size: int | None) -> tuple[int, int]:
+    """(height, width) after `fit`."""
+    if size is None:
+        return height, width
+    longer = max(height, width)
+    return max(1, round(height * size / longer)), max(1, round(width * size / longer))
+
+
+def pad(images: Tensor) -> Tensor:
+    """Repeat the last row and column until height and width are multiples of the network's stride."""
+    height, width = images.shape[-2:]
+    below, right = -height % STRIDE, -width % STRIDE
+    if not (below or right):
+        return images
+    return F.pad(images.float(), (0, right, 0, below), mode="replicate")
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities over axis 1, float32."""
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True), np.float32)

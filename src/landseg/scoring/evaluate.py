@@ -1,0 +1,59 @@
+"""A model over a part: one confusion matrix a tile. Scores and intervals come from these matrices, elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from landseg.core.progress import progress
+from landseg.data.pack import TileStore
+from landseg.scoring.confusion import confusion_matrix
+
+Predict = Callable[[np.ndarray], np.ndarray]
+"""(N, H, W, C) images → (N, H, W) uint8 class ids."""
+
+
+def tile_matrices(
+    predict: Predict, store: TileStore, indices: Sequence[int], classes: int, batch: int, what: str = "evaluating"
+) -> np.ndarray:
+    """Predict the tiles of a part and count label against prediction.
+
+    Args:
+        predict: The model; sees batches of tiles of one shape.
+        store: The tiles.
+        indices: Which of them.
+        classes: Number of classes K.
+        batch: Tiles a batch.
+        what: Word before the progress bar.
+
+    Returns:
+        (N, K, K) int64 in the order of `indices`; rows are labels, columns predictions.
+    """
+    matrices = np.zeros((len(indices), classes, classes), np.int64)
+    places = {index: place for place, index in enumerate(indices)}
+    for chosen in progress(_batches(store, indices, batch), what, unit="batches"):
+        preds = predict(np.stack([store.image(i) for i in chosen]))
+        for i, pred in zip(chosen, preds, strict=True):
+            matrices[places[i]] = confusion_matrix(store.label(i), pred, classes)
+    return matrices
+
+
+def grouped(matrices: np.ndarray, groups: Sequence[str]) -> np.ndarray:
+    """Sum the matrices of each group's tiles: (N, K, K) → (G, K, K), groups in the order of their first tile."""
+    numbers: dict[str, int] = {}
+    index = np.array([numbers.setdefault(group, len(numbers)) for group in groups], np.int64)
+    sums = np.zeros((len(numbers), *matrices.shape[1:]), np.int64)
+    np.add.at(sums, index, matrices)
+    return sums
+
+
+def _batches(store: TileStore, indices: Sequence[int], batch: int) -> Iterator[list[int]]:
+    """Tiles of one shape at a time, in the order of `indices`."""
+    shapes: dict[tuple[int, int], list[int]] = {}
+    for i in indices:
+        entry = store.entries[i]
+        shapes.setdefault((entry.height, entry.width), []).append(i)
+    for same in shapes.values():
+        for start in range(0, len(same), batch):
+            yield same[start : start + batch]

@@ -1,0 +1,134 @@
+"""A split on disk: which tile is in which part (``splits/NAME.csv``). It decides nothing; `groups` does."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from landseg.core.errors import LandsegError
+from landseg.core.files import write_text
+from landseg.data.dataset import Dataset
+from landseg.splitting.groups import PARTS
+
+COLUMNS = ("tile", "part", "group", "scene", "row", "col")
+
+
+@dataclass(frozen=True)
+class Placed:
+    """One tile of a split; `scene`, `row` and `col` are empty where they are not known."""
+
+    tile: str
+    part: str
+    group: str
+    scene: str = ""
+    row: str = ""
+    col: str = ""
+
+
+@dataclass(frozen=True)
+class Split:
+    """A named split of a data set."""
+
+    name: str
+    tiles: tuple[Placed, ...]
+
+    def part(self, part: str) -> list[Placed]:
+        """The tiles of one part.
+
+        Raises:
+            LandsegError: The part has none.
+        """
+        found = [tile for tile in self.tiles if tile.part == part]
+        if not found:
+            raise LandsegError(
+                f"split {self.name}",
+                f"no tiles in part {part!r}",
+                f"one of {', '.join(self.parts())}",
+                "choose another --part or split again",
+            )
+        return found
+
+    def parts(self) -> list[str]:
+        """Names of the parts that have tiles, in the order train, val, test."""
+        used = {tile.part for tile in self.tiles}
+        return [part for part in PARTS if part in used]
+
+
+def split_path(dataset: Dataset, name: str) -> Path:
+    """Where a split of that name lies."""
+    return dataset.folder / "splits" / f"{name}.csv"
+
+
+def write_split(dataset: Dataset, split: Split) -> Path:
+    """Write a split, one line a tile, and return its path."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows((tile.tile, tile.part, tile.group, tile.scene, tile.row, tile.col) for tile in split.tiles)
+    path = split_path(dataset, split.name)
+    write_text(path, buffer.getvalue())
+    return path
+
+
+def split_names(dataset: Dataset) -> list[str]:
+    """Names of the splits that a data set has."""
+    return sorted(path.stem for path in (dataset.folder / "splits").glob("*.csv") if not path.stem.endswith(".edges"))
+
+
+def read_split(dataset: Dataset, name: str | None = None) -> Split:
+    """Read the split of that name, or the only one there is.
+
+    Raises:
+        LandsegError: None, several without a name, an unreadable file, or tiles that the data set does not have.
+    """
+    names = split_names(dataset)
+    if name is None:
+        if len(names) != 1:
+            found = f"{len(names)} splits ({', '.join(names)})" if names else "no split"
+            do = f"name one with --split {names[0]}" if names else f"make one with `landseg split {dataset.folder} --by random`"
+            raise LandsegError(dataset.folder, found, "one split, or the name of one", do)
+        name = names[0]
+    elif name not in names:
+        raise LandsegError(
+            dataset.folder,
+            f"no split {name!r}",
+            f"one of its splits ({', '.join(names) or 'none'})",
+            f"`landseg split {dataset.folder} --name {name}`",
+        )
+    path = split_path(dataset, name)
+    try:
+        rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise _broken(path, str(error)) from error
+    if not rows or rows[0][:3] != list(COLUMNS[:3]):
+        raise _broken(path, f"its first line is {','.join(rows[0]) if rows else 'missing'}")
+    tiles = [Placed(*row[: len(COLUMNS)]) for row in rows[1:] if len(row) >= 3]
+    _check(dataset, path, tiles, len(rows) - 1)
+    return Split(name, tuple(tiles))
+
+
+def _check(dataset: Dataset, path: Path, tiles: Sequence[Placed], lines: int) -> None:
+    if len(tiles) != lines:
+        raise _broken(path, "a line has less than three columns")
+    strange = next((tile for tile in tiles if tile.part not in PARTS), None)
+    if strange:
+        raise _broken(path, f"tile {strange.tile} is in part {strange.part!r}")
+    names = [tile.tile for tile in tiles]
+    known = {tile.name for tile in dataset.tiles}
+    missing = [name for name in names if name not in known]
+    if missing:
+        raise LandsegError(
+            path,
+            f"{missing[0]} and {len(missing) - 1} more tiles are not in the data set",
+            "a split of this data set",
+            "split again with --overwrite",
+        )
+    if len(set(names)) != len(names):
+        raise _broken(path, "a tile stands there twice")
+
+
+def _broken(path: Path, found: str) -> LandsegError:
+    return LandsegError(path, found, f"columns {', '.join(COLUMNS)} and parts {', '.join(PARTS)}", "split again with --overwrite")

@@ -1,0 +1,242 @@
+"""`landseg evaluate`: a model against labels; every score with its definition and its uncertainty, and a report page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from landseg.core import runs
+from landseg.core.config import Recipe, load_recipe
+from landseg.core.errors import LandsegError
+from landseg.data.dataset import Dataset, open_dataset
+from landseg.data.pack import TileStore, open_tiles
+from landseg.inference.overlay import rgb_picture
+from landseg.scoring.confusion import Scores, mean_iou, scores
+from landseg.scoring.evaluate import grouped, tile_matrices
+from landseg.scoring.intervals import Interval, intervals
+from landseg.scoring.report import EvaluationReport, TileExample, write_report
+from landseg.splitting.assignment import read_split
+from landseg.verbs.train import tile_numbers
+
+if TYPE_CHECKING:
+    from landseg.network.engine import Engine
+
+EXAMPLES = 6
+"""Best and worst tiles that the report shows, each."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What `evaluate` found: scores, their 95 % intervals by name, and the report page."""
+
+    part: str
+    tiles: int
+    groups: int
+    scores: Scores
+    intervals: dict[str, Interval | None]
+    report: Path
+
+    def as_json(self) -> dict[str, Any]:
+        """The document that ``--json`` prints."""
+        spans = {name: None if span is None else list(span) for name, span in self.intervals.items()}
+        facts = {"part": self.part, "tiles": self.tiles, "groups": self.groups, "report": str(self.report)}
+        return {**self.scores.as_json(), "intervals": spans, **facts}
+
+    def as_text(self) -> str:
+        """A table, a line a class, and the headline scores."""
+        found = self.scores
+        width = max(len(name) for name in ("overall accuracy", *found.names))
+        lines = [f"{'class':<{width}}  {'IoU':>6}  {'95 % interval':>15}  {'precision':>9}  {'recall':>6}  {'F1':>6}"]
+        for name in found.names:
+            span = self.intervals.get(f"iou/{name}")
+            lines.append(
+                f"{name:<{width}}  {_number(found.iou[name]):>6}  {_span(span):>15}  {_number(found.precision[name]):>9}  "
+                f"{_number(found.recall[name]):>6}  {_number(found.f1[name]):>6}"
+            )
+        for title, key, value in (
+            ("mIoU", "miou", found.miou),
+            ("overall accuracy", "overall_accuracy", found.overall_accuracy),
+            ("kappa", "kappa", found.kappa),
+        ):
+            lines.append(f"{title:<{width}}  {_number(value):>6}  {_span(self.intervals.get(key)):>15}")
+        lines.append(f"{self.part}: {self.tiles:,} tiles in {self.groups:,} groups, {found.pixels:,} labelled pixels")
+        return "\n".join([*lines, str(self.report)])
+
+
+def evaluate(
+    model: str | Path | Sequence[str | Path],
+    data: str | Path,
+    *,
+    split: str | None = None,
+    part: str = "val",
+    require: str | None = None,
+    out: str | Path | None = None,
+    recipe: str | Path | Recipe | None = None,
+    settings: Sequence[str] = (),
+) -> Evaluated:
+    """Score a model on a part of a data set and write the report.
+
+    Args:
+        model: Run folder or model folder, or several (an ensemble).
+        data: Dataset folder with labels.
+        split: Name of the split; the only one when None.
+        part: ``train``, ``val``, ``test``, or ``all`` for every tile, which needs no split.
+        require: A gate, such as ``miou=0.7`` or ``iou/road=0.5``.
+        out: Folder of the report; ``report`` in the first model's folder when None.
+        recipe: Its section `predict` sets batch and device.
+        settings: ``key=value`` each, over the recipe.
+
+    Raises:
+        LandsegError: Model and data do not fit; with `is_gate`, the score is below the one required (the report is written).
+    """
+    gate = _parse_gate(require)
+    predict = (recipe if isinstance(recipe, Recipe) else load_recipe(recipe, settings)).predict
+    dataset = open_dataset(Path(data))
+    dataset.require_labels("evaluating")
+    chosen = None if part == "all" else read_split(dataset, split)
+    store = open_tiles(dataset)
+    if chosen is None:
+        indices, groups = list(range(len(store.entries))), [entry.name for entry in store.entries]
+    else:
+        indices = tile_numbers(store, chosen, part)
+        group_of = {tile.tile: tile.group for tile in chosen.tiles}
+        groups = [group_of[store.entries[i].name] for i in indices]
+    # Imported here: torch takes seconds to load, and a wrong path should be told at once.
+    from landseg.network.checkpoint import find_model
+    from landseg.network.engine import load_engine
+
+    paths = [Path(model)] if isinstance(model, str | Path) else [Path(path) for path in model]
+    folders = [find_model(path) for path in paths]
+    engine = load_engine(folders, predict.device)
+    _require_fit(engine, dataset, store, paths[0])
+    matrices = tile_matrices(engine.preds, store, indices, len(dataset.class_names), predict.batch)
+    found = scores(matrices.sum(0), dataset.class_names)
+    by_group = grouped(matrices, groups)
+    spans = intervals(by_group, dataset.class_names)
+    run = folders[0].parent if folders[0].name == "model" else folders[0]
+    report = EvaluationReport(
+        title=f"{dataset.info.name}: {run.name}",
+        part=part,
+        classes=dataset.info.classes,
+        scores=found,
+        model=_facts(engine, dataset, len(indices)),
+        intervals=spans,
+        groups=len(by_group),
+        history=runs.read_metrics(run),
+        notes=_notes(groups, part),
+        best=_examples(engine, store, indices, matrices, best=True),
+        worst=_examples(engine, store, indices, matrices, best=False),
+    )
+    page = write_report(Path(out) if out else run / "report", report)
+    if gate is not None:
+        _hold(gate, found, part)
+    return Evaluated(part, len(indices), len(by_group), found, spans, page)
+
+
+def _require_fit(engine: Engine, dataset: Dataset, store: TileStore, model: Path) -> None:
+    card = engine.card
+    if card.class_names != dataset.class_names:
+        raise LandsegError(
+            dataset.folder,
+            f"classes {', '.join(dataset.class_names)}",
+            f"those of the model {model}: {', '.join(card.class_names)}",
+            "evaluate on a data set with the model's classes",
+        )
+    if (len(card.bands), card.dtype) != (store.bands, store.dtype):
+        raise LandsegError(
+            dataset.folder,
+            f"{store.bands} bands of {store.dtype}",
+            f"the model was trained on {len(card.bands)} of {card.dtype} ({', '.join(card.bands)})",
+            "evaluate on a data set with the model's bands",
+        )
+
+
+def _facts(engine: Engine, dataset: Dataset, tiles: int) -> dict[str, str]:
+    card = engine.card
+    facts = {
+        "network": f"{card.network} with {card.encoder}",
+        "bands": ", ".join(card.bands),
+        "tile": f"{card.tile_size[0]} × {card.tile_size[1]} pixels",
+        "data set": dataset.info.name,
+        "tiles": f"{tiles:,}",
+        "weights": f"sha256 {card.weights_sha256[:12]}",
+    }
+    if card.size:
+        facts["works at"] = f"{card.size} pixels along the longer edge"
+    return facts
+
+
+def _notes(groups: Sequence[str], part: str) -> list[str]:
+    if part in ("val", "test") and len(set(groups)) == len(groups):
+        return [
+            "Every tile is a group of its own: neighbours of these tiles may have been trained on. The score then flatters, "
+            "and so does its interval; on new places expect less."
+        ]
+    return []
+
+
+def _examples(engine: Engine, store: TileStore, indices: Sequence[int], matrices: np.ndarray, *, best: bool) -> list[TileExample]:
+    """The tiles with the highest or the lowest mIoU; on equal ones, those with more labelled pixels."""
+    mious = mean_iou(matrices)
+    labelled = matrices.sum((1, 2))
+    sign = -1 if best else 1
+    ranked = [place for place in np.lexsort((-labelled, sign * mious)) if labelled[place] and np.isfinite(mious[place])]
+    # A tile that is nearly unlabelled is no example of anything.
+    ranked = [place for place in ranked if labelled[place] * 10 >= labelled.max()][:EXAMPLES]
+    examples = []
+    for place in ranked:
+        i = indices[int(place)]
+        image = store.image(i)
+        examples.append(
+            TileExample(
+                store.entries[i].name,
+                rgb_picture(np.asarray(image), engine.card.bands),
+                store.label(i),
+                engine.preds(image[None])[0],
+                float(mious[place]),
+            )
+        )
+    return examples
+
+
+def _parse_gate(require: str | None) -> tuple[str, float] | None:
+    if require is None:
+        return None
+    found = re.fullmatch(r"(miou|overall_accuracy|kappa|iou/.+)=([0-9.]+)", require.strip())
+    if not found:
+        raise LandsegError("--require", f"{require!r}", "a score and its least value", "for example --require miou=0.7 or iou/road=0.5")
+    return found[1], float(found[2])
+
+
+def _hold(gate: tuple[str, float], found: Scores, part: str) -> None:
+    name, least = gate
+    known: dict[str, float | None] = {
+        "miou": found.miou,
+        "overall_accuracy": found.overall_accuracy,
+        "kappa": found.kappa,
+        **{f"iou/{key}": value for key, value in found.iou.items()},
+    }
+    if name not in known:
+        raise LandsegError("--require", f"{name!r}", f"one of {', '.join(known)}", "name one of them")
+    value = known[name]
+    if value is None or value < least:
+        raise LandsegError(
+            f"{name} on {part}",
+            _number(value),
+            f"at least {least:g} was required",
+            "train longer or better, or lower the gate",
+            is_gate=True,
+        )
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def _span(span: Interval | None) -> str:
+    return "–" if span is None else f"{span[0]:.3f} – {span[1]:.3f}"

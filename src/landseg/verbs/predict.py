@@ -1,0 +1,113 @@
+"""The verb `predict`: tiles and a model → class maps. It composes; the work is in `inference.folder`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from landseg.core.config import Recipe, load_recipe
+from landseg.core.errors import LandsegError
+from landseg.core.files import refuse_existing
+from landseg.core.progress import clock
+from landseg.data.dataset import FILE
+from landseg.data.inputs import find_inputs
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What `predict` did."""
+
+    out: Path
+    files: int
+    pixels: int
+    seconds: float
+    unreadable: dict[str, str]
+    resumed: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        """The document of ``--json``."""
+        return {
+            "out": str(self.out),
+            "files": self.files,
+            "pixels": self.pixels,
+            "seconds": round(self.seconds, 3),
+            "unreadable": self.unreadable,
+        }
+
+    def as_text(self) -> str:
+        """Lines for a person."""
+        made = self.files - self.resumed
+        speed = f", {made / self.seconds:.0f} tiles/s" if made and self.seconds >= 1 else ""
+        lines = [f"{self.out}: {self.files:,} class maps, {self.pixels / 1e6:.1f} Mpx in {clock(self.seconds)}{speed}"]
+        if self.resumed:
+            lines.append(f"{self.resumed:,} of them were finished before")
+        if self.unreadable:
+            lines.append(f"left out, because they cannot be read ({len(self.unreadable)}):")
+            lines += [f"  {name}: {reason}" for name, reason in self.unreadable.items()]
+        return "\n".join(lines)
+
+
+def predict(
+    model: str | Path | Sequence[str | Path],
+    inputs: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    overlay: bool = False,
+    probabilities: bool = False,
+    recipe: str | Path | Recipe | None = None,
+    settings: Sequence[str] = (),
+    overwrite: bool = False,
+) -> Predicted:
+    """Predict tiles into a folder of class maps.
+
+    A call that was interrupted is completed by the same call again.
+
+    Args:
+        model: Run folder or model folder, or several (an ensemble).
+        inputs: Folder, zip, dataset folder or image, or several in any mixture.
+        out: The folder to write: ``<name>.png`` a tile and `predictions.json`.
+        overlay: Also ``overlay/<name>.jpg``: the image under the classes' colours.
+        probabilities: Also ``<name>.npy``: softmax, float16 (K, H, W).
+        recipe: Its section `predict` sets batch, device and bands.
+        settings: ``key=value`` each, over the recipe.
+        overwrite: Replace an earlier prediction.
+
+    Raises:
+        LandsegError: No model, no input, `out` exists, tiles that do not fit the model, or none that can be read.
+    """
+    chosen = (recipe if isinstance(recipe, Recipe) else load_recipe(recipe, settings)).predict
+    target, sources = Path(out), _paths(inputs)
+    for path in sources:
+        # A second call would take the class maps for images.
+        if path.is_dir() and not (path / FILE).is_file() and target.resolve().is_relative_to(path.resolve()):
+            raise LandsegError(target, f"it lies inside the input {path}", "class maps apart from the images", "choose another --out")
+    tiles = find_inputs(sources)
+    # Imported here: torch takes seconds to load, and `landseg --help` and wrong paths shall answer at once.
+    from landseg.inference.folder import BEGUN, predict_tiles
+    from landseg.network.checkpoint import find_model, load_card
+    from landseg.network.engine import load_engine
+
+    if not (target / BEGUN).exists():
+        refuse_existing(target, overwrite=overwrite)
+    models = _paths(model)
+    if not models:
+        raise LandsegError("MODEL", "nothing is named", "a run folder or a model folder", "name at least one")
+    fingerprint = "+".join(load_card(find_model(path)).weights_sha256 for path in models)
+    done = predict_tiles(
+        load_engine([find_model(path) for path in models], chosen.device),
+        tiles,
+        target,
+        batch=chosen.batch,
+        overlay=overlay,
+        probabilities=probabilities,
+        bands=chosen.bands,
+        fingerprint=fingerprint,
+        overwrite=overwrite,
+    )
+    return Predicted(target, done.files, done.pixels, done.seconds, done.unreadable, done.resumed)
+
+
+def _paths(given: str | Path | Sequence[str | Path]) -> list[Path]:
+    return [Path(given)] if isinstance(given, str | Path) else [Path(item) for item in given]

@@ -1,0 +1,202 @@
+"""`landseg train`: a data set and a recipe become a model."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from landseg import __version__
+from landseg.core import runs
+from landseg.core.config import Recipe, load_recipe, to_yaml
+from landseg.core.errors import LandsegError
+from landseg.core.files import refuse_existing
+from landseg.data.dataset import Dataset, open_dataset
+from landseg.data.pack import TileStore, content_fingerprint, open_tiles
+from landseg.data.statistics import band_statistics
+from landseg.splitting.assignment import Split, read_split
+
+log = logging.getLogger("landseg")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What `train` made: the run folder, the best validation mIoU with the epoch it was reached in, and the time."""
+
+    run: Path
+    miou: float
+    best_epoch: int
+    epochs: int
+    steps: int
+    seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """The document that ``--json`` prints."""
+        return {
+            "run": str(self.run),
+            "model": str(self.run / "model"),
+            "miou": self.miou,
+            "best_epoch": self.best_epoch,
+            "epochs": self.epochs,
+            "steps": self.steps,
+            "seconds": round(self.seconds, 1),
+        }
+
+    def as_text(self) -> str:
+        """Two lines for a person."""
+        time = f"{self.seconds / 60:.1f} minutes"
+        return f"best val mIoU {self.miou:.4f} in epoch {self.best_epoch} of {self.epochs}, {time}\n{self.run / 'model'}"
+
+
+def train(
+    data: str | Path,
+    out: str | Path,
+    *,
+    recipe: str | Path | Recipe | None = None,
+    settings: Sequence[str] = (),
+    split: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Trained:
+    """Train a network on the train part of a data set and keep the best model by mIoU on its val part.
+
+    Args:
+        data: Dataset folder with a split.
+        out: Run folder to write.
+        recipe: Name of a shipped recipe, path of a YAML file, or settings already resolved; ``default`` when None.
+        settings: ``key=value`` each, over the recipe.
+        split: Name of the split; the only one when None.
+        resume: Go on with the run in `out` from its last state.
+        overwrite: Replace a run in `out`.
+
+    Returns:
+        Where the model is and how good.
+
+    Raises:
+        LandsegError: Settings, data or weights that do not fit; an existing run; a loss that is no number; a disk that refuses.
+        KeyboardInterrupt: After the state was saved.
+    """
+    # Imported here: torch takes seconds to load, and a wrong path or setting should be told at once.
+    from landseg.training.state import has_state
+
+    folder = Path(out)
+    resolved = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, settings) if recipe or settings or not resume else None
+    if resume and not has_state(folder / "state"):
+        raise LandsegError(folder, "no state to resume", "a run that was interrupted", "leave --resume out")
+    if not resume:
+        refuse_existing(folder, overwrite=overwrite)
+    dataset = open_dataset(Path(data))
+    dataset.require_labels("training")
+    chosen = read_split(dataset, split)
+    if resolved is None:
+        resolved = load_recipe(folder / "recipe.yaml")
+    store = open_tiles(dataset, use_pack=resolved.data.pack, workers=resolved.data.workers)
+    parts = {part: tile_numbers(store, chosen, part) for part in ("train", "val")}
+    fingerprint = _fingerprint(store, chosen)
+    if resume:
+        _refuse_other(folder, resolved, fingerprint)
+    return _train(folder, dataset, store, parts, resolved, fingerprint, resume=resume)
+
+
+def tile_numbers(store: TileStore, split: Split, part: str) -> list[int]:
+    """Numbers in the store of a part's tiles; tiles that could not be read are missing there and were named when it was made.
+
+    Raises:
+        LandsegError: None is left, or none has a labelled pixel.
+    """
+    number = {entry.name: i for i, entry in enumerate(store.entries)}
+    found = [number[tile.tile] for tile in split.part(part) if tile.tile in number]
+    if not any(sum(store.entries[i].class_pixels) for i in found):
+        raise LandsegError(
+            f"split {split.name}", f"no labelled pixel in part {part!r}", "labelled tiles in it", "split again with another --seed or --val"
+        )
+    return found
+
+
+def _train(
+    folder: Path, dataset: Dataset, store: TileStore, parts: dict[str, list[int]], recipe: Recipe, fingerprint: str, *, resume: bool
+) -> Trained:
+    from landseg.network.build import Normalisation, build, encoder_normalisation
+    from landseg.network.checkpoint import ModelCard
+    from landseg.network.weights import load_initial
+    from landseg.training import loop
+
+    settings = recipe.model
+    is_photo = store.bands == 3 and store.dtype == "uint8"
+    if settings.weights != "none" and is_photo:
+        normalisation = encoder_normalisation(settings.encoder)
+    else:
+        normalisation = Normalisation(*band_statistics(store, parts["train"]))
+    network = build(settings.network, settings.encoder, store.bands, len(dataset.info.classes), normalisation)
+    loaded = None if resume else load_initial(network, settings.encoder, settings.weights)
+    card = ModelCard(
+        landseg_version=__version__,
+        network=settings.network,
+        encoder=settings.encoder,
+        bands=dataset.info.bands,
+        dtype=store.dtype,
+        mean=normalisation.mean,
+        std=normalisation.std,
+        classes=dataset.info.classes,
+        resolution_m=dataset.info.resolution_m,
+        tile_size=(store.entries[parts["train"][0]].height, store.entries[parts["train"][0]].width),
+        size=recipe.train.size,
+        recipe=recipe.model_dump(mode="json"),
+        data_fingerprint=fingerprint,
+    )
+    if not resume:
+        runs.clear(folder)
+    run = runs.Run(folder)
+    try:
+        if loaded is not None:
+            runs.save_recipe(folder, to_yaml(recipe))
+            runs.write_surroundings(folder, device=recipe.train.device, seed=recipe.train.seed, data_fingerprint=fingerprint)
+            log.info(
+                "network: %s with %s, %.1f million parameters",
+                settings.network,
+                settings.encoder,
+                sum(p.numel() for p in network.parameters()) / 1e6,
+            )
+            log.info("%s", loaded.as_text())
+            log.info("tiles: %s train, %s val", f"{len(parts['train']):,}", f"{len(parts['val']):,}")
+        done = loop.train(network, loop.Task(store, parts["train"], parts["val"], card, recipe), run, resume=resume)
+    except KeyboardInterrupt:
+        log.info("interrupted; go on with: landseg train %s --out %s --resume", dataset.folder, folder)
+        raise
+    finally:
+        run.close()
+    return Trained(folder, done.best_miou, done.best_epoch + 1, done.epoch, done.step, done.elapsed_s)
+
+
+def _fingerprint(store: TileStore, split: Split) -> str:
+    rows = "\n".join(f"{tile.tile} {tile.part}" for tile in split.tiles)
+    return hashlib.sha256(f"{content_fingerprint(store)}\n{rows}".encode()).hexdigest()[:32]
+
+
+def _refuse_other(folder: Path, recipe: Recipe, fingerprint: str) -> None:
+    """A run goes on as it began, or not at all."""
+    began = load_recipe(folder / "recipe.yaml")
+    differing = [
+        f"{section}.{key} {old!r} → {getattr(getattr(recipe, section), key)!r}"
+        for section in type(began).model_fields
+        for key, old in getattr(began, section)
+        if getattr(getattr(recipe, section), key) != old
+    ]
+    if differing:
+        raise LandsegError(
+            folder,
+            f"begun with other settings ({'; '.join(differing)})",
+            "the settings it began with",
+            "leave -c and --set out, or choose another --out",
+        )
+    before = runs.read_surroundings(folder).get("data_fingerprint")
+    if before != fingerprint:
+        raise LandsegError(
+            folder,
+            f"begun on other tiles or another split (fingerprint {before})",
+            f"{fingerprint}",
+            "name the data it began with, or choose another --out",
+        )

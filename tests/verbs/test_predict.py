@@ -1,0 +1,91 @@
+"""`predict` hands the model's settings on, answers wrong paths before it loads a model, and reports what it did."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+
+from landseg.core.classes import make_classes
+from landseg.core.errors import LandsegError
+from landseg.verbs.predict import predict
+
+
+class Threshold:
+    """An engine that calls a pixel class 1 where its only band is above 100."""
+
+    card = SimpleNamespace(classes=make_classes(["low", "high"]), bands=("grey",), ignore_index=255, tile_size=(8, 8), dtype="uint8")
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        value = images[..., 0].astype(np.float32) - 100.5
+        return np.stack([-value, value], axis=1)
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Put stand-ins in place of the rooms that need torch; returns what they were asked for."""
+    asked: list[object] = []
+    engine, checkpoint = ModuleType("engine"), ModuleType("checkpoint")
+
+    def load_engine(models: list[Path], device: str) -> Threshold:
+        asked.append((models, device))
+        return Threshold()
+
+    engine.load_engine = load_engine  # type: ignore[attr-defined]
+    checkpoint.find_model = lambda path: path / "model"  # type: ignore[attr-defined]
+    checkpoint.load_card = lambda path: SimpleNamespace(weights_sha256=f"sha of {path.parent.name}")  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "landseg.network.engine", engine)
+    monkeypatch.setitem(sys.modules, "landseg.network.checkpoint", checkpoint)
+    return asked
+
+
+@pytest.fixture
+def tiles(tmp_path: Path) -> Path:
+    folder = tmp_path / "tiles"
+    folder.mkdir()
+    for i in range(5):
+        cv2.imwrite(str(folder / f"{i}.png"), np.full((8, 9), 40 * i, np.uint8))
+    return folder
+
+
+def test_predict_composes(tmp_path: Path, tiles: Path, loaded: list[object]) -> None:
+    (tiles / "bad.png").write_bytes(b"no picture")
+    models = [tmp_path / "a", tmp_path / "b"]
+    done = predict(models, str(tiles), tmp_path / "out", overlay=True, settings=["predict.batch=2", "predict.device=cpu"])
+    assert loaded == [(models, "cpu")]
+    assert {key: done.as_json()[key] for key in ("files", "pixels")} == {"files": 5, "pixels": 5 * 72}
+    assert list(done.as_json()["unreadable"]) == ["bad"] and done.as_json()["seconds"] > 0
+    assert "5 class maps" in done.as_text() and "bad: no picture" in done.as_text()
+    values = [int(cv2.imread(str(tmp_path / "out" / f"{i}.png"), cv2.IMREAD_COLOR_RGB)[0, 0, 0]) for i in range(5)]
+    low, high = (item.rgb[0] for item in Threshold.card.classes)
+    assert values == [low, low, low, high, high]
+    assert "sha of a+sha of b" in (tmp_path / "out" / "predictions.json").read_text()
+
+
+def test_bands_come_from_the_settings(tmp_path: Path, loaded: list[object]) -> None:
+    (tmp_path / "t").mkdir()
+    np.save(tmp_path / "t" / "x.npy", np.dstack([np.zeros((4, 4), np.uint8), np.full((4, 4), 200, np.uint8)]))
+    with pytest.raises(LandsegError, match="2 bands"):
+        predict(tmp_path / "m", tmp_path / "t", tmp_path / "out")
+    assert predict(tmp_path / "m", tmp_path / "t", tmp_path / "out", settings=["predict.bands=[2]"]).files == 1
+
+
+def test_wrong_arguments_are_answered_before_a_model_is_loaded(tmp_path: Path, tiles: Path, loaded: list[object]) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    for inputs, out, options, words in [
+        (tmp_path / "gone", tmp_path / "out", {}, "it is not there"),
+        (tiles, tmp_path / "full", {}, "--overwrite"),
+        (tiles, tiles / "out", {}, "lies inside the input"),
+        (tiles, tiles, {"overwrite": True}, "lies inside the input"),
+        (tiles, tmp_path / "out", {"batch": 0}, "at least one tile"),
+    ]:
+        with pytest.raises(LandsegError, match=words):
+            predict(tmp_path / "m", inputs, out, **options)  # type: ignore[arg-type]
+    with pytest.raises(LandsegError, match="nothing is named"):
+        predict([], tiles, tmp_path / "out")
+    assert loaded == []
