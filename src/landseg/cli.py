@@ -74,7 +74,7 @@ def common(*, settings: bool = True, overwrite: bool = True) -> Callable[[F], F]
     return decorate
 
 
-@main.command()
+@main.command(short_help="The whole journey on an invented landscape.")
 @click.option("--out", default="demo", show_default=True, metavar="DIR", help="Where everything goes.")
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Minutes to train. [default: the recipe's epochs]")
 @common(settings=False)
@@ -88,7 +88,7 @@ def demo(**arguments: Any) -> Result:
     return verb(**arguments)
 
 
-@main.command()
+@main.command(short_help="Zips in, result.zip out, in one command.")
 @click.argument("train_source", metavar="TRAIN")
 @click.argument("test_source", metavar="TEST")
 @click.option("--classes", required=True, metavar="NAMES|FILE", help="Class names in the order of their ids, a file of them, or parcels4.")
@@ -105,7 +105,7 @@ def compete(**arguments: Any) -> Result:
     return verb(**arguments)
 
 
-@main.command()
+@main.command(short_help="Make a dataset folder of zips or folders.")
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
 @click.option("--out", required=True, metavar="DATA", help="The dataset folder to write.")
 @click.option(
@@ -123,7 +123,7 @@ def prepare(**arguments: Any) -> Result:
     return verb(**arguments)
 
 
-@main.command()
+@main.command(short_help="Decide which tiles train and which validate.")
 @click.argument("data")
 @click.option("--by", type=click.Choice(["random"]), default="random", show_default=True, help="What keeps tiles together.")
 @click.option("--val", type=float, default=0.1, show_default=True, help="Share of the tiles that validate.")
@@ -141,7 +141,7 @@ def split(**arguments: Any) -> Result:
     return verb(**arguments)
 
 
-@main.command()
+@main.command(short_help="Train a network; keep the best model.")
 @click.argument("data")
 @click.option("--out", required=True, metavar="RUN", help="The run folder to write.")
 @click.option("--split", metavar="NAME", help="Which split. [default: the only one]")
@@ -157,7 +157,7 @@ def train(**arguments: Any) -> Result:
     return verb(**arguments)
 
 
-@main.command()
+@main.command(short_help="Score a model, with intervals and a report.")
 @click.argument("model", nargs=-1, required=True)
 @click.argument("data")
 @click.option("--split", metavar="NAME", help="Which split. [default: the only one]")
@@ -175,9 +175,8 @@ def evaluate(**arguments: Any) -> Result:
     return verb(**arguments)
 
 
-@main.command()
-@click.argument("model")
-@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
+@main.command(short_help="Predict tiles into class maps.")
+@click.argument("paths", metavar="MODEL... INPUT...", nargs=-1, required=True)
 @click.option("--out", required=True, metavar="OUT", help="The folder to write.")
 @click.option("--overlay", is_flag=True, help="Also OUT/overlay/*.jpg: the image under the classes' colours.")
 @click.option("--probabilities", is_flag=True, help="Also OUT/*.npy: float16 (classes, height, width).")
@@ -187,12 +186,14 @@ def predict(**arguments: Any) -> Result:
 
     The result is OUT/<stem>.png for each tile: class ids of the tile's size, with a palette that a viewer shows in colours.
     """
+    from landseg.verbs.predict import models_first
     from landseg.verbs.predict import predict as verb
 
-    return verb(**arguments)
+    models, inputs = models_first(arguments.pop("paths"))
+    return verb(models, inputs, **arguments)
 
 
-@main.command()
+@main.command(short_help="Build or lint a competition zip.")
 @click.argument("predictions", required=False)
 @click.option("--images", required=True, metavar="TEST", help="The test images: dataset folder, folder or zip.")
 @click.option("--out", metavar="RESULT.zip", help="The zip to write.")
@@ -209,7 +210,7 @@ def submit(**arguments: Any) -> Result:
     return verb(**arguments)
 
 
-@main.group()
+@main.group(short_help="Recipes, and what every setting means.")
 def recipe() -> None:
     """Recipes: what is set where, and what every setting means.
 

@@ -82,7 +82,7 @@ def test_wrong_arguments_are_answered_before_a_model_is_loaded(tmp_path: Path, t
         (tiles, tmp_path / "full", {}, "--overwrite"),
         (tiles, tiles / "out", {}, "lies inside the input"),
         (tiles, tiles, {"overwrite": True}, "lies inside the input"),
-        (tiles, tmp_path / "out", {"batch": 0}, "at least one tile"),
+        (tiles, tmp_path / "out", {"settings": ["predict.batch=0"]}, "greater than or equal to 1"),
     ]:
         with pytest.raises(LandsegError, match=words):
             predict(tmp_path / "m", inputs, out, **options)  # type: ignore[arg-type]

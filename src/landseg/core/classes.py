@@ -98,16 +98,22 @@ def parse_classes(text: str) -> tuple[LandClass, ...]:
     path = Path(text)
     if not path.suffix or not path.is_file():
         return make_classes(re.split("[,，]", text))
-    content = path.read_text(encoding="utf-8-sig")
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise LandsegError(path, f"it cannot be read ({reason})", "a text file of class names", "save it as UTF-8") from error
     if path.suffix.lower() not in (".yaml", ".yml"):
         return make_classes([line for line in content.splitlines() if line.strip()])
     try:
         entries = yaml.safe_load(content)
         if isinstance(entries, dict):
             entries = entries["classes"]
+        if not isinstance(entries, list):
+            raise TypeError(f"it is a {type(entries).__name__}")
         named = [entry if isinstance(entry, dict) else {"name": str(entry)} for entry in entries]
         return make_classes([str(entry["name"]) for entry in named], [entry.get("colour") for entry in named])
-    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise LandsegError(
             path,
             f"not a list of classes ({str(error).splitlines()[0]})",
@@ -140,11 +146,22 @@ def lookup_table(count: int, ignore_index: int, remap: dict[int, int]) -> np.nda
 
     Returns:
         (65536,) int16: class id, `IGNORE_INDEX` for unlabelled, -1 for an illegal code.
+
+    Raises:
+        LandsegError: The ignore index or a code is no number of a label file, or a target is no class.
     """
     table = np.full(65536, -1, np.int16)
+    for code in (ignore_index, *remap):
+        if not 0 <= code < len(table):
+            raise LandsegError("ignore_index or remap in dataset.yaml", f"code {code}", "0 to 65535", "mend it there")
+    for code, target in remap.items():
+        if not (0 <= target < count or target in (ignore_index, IGNORE_INDEX)):
+            needed = f"a class id, 0..{count - 1}, or {ignore_index} for unlabelled"
+            raise LandsegError("remap in dataset.yaml", f"{code} → {target}", needed, "mend it there")
     if remap:
         for code, target in remap.items():
-            table[code] = IGNORE_INDEX if target == ignore_index else target
+            # A class id first: where the files' unlabelled code is 0, the target 0 is still the first class.
+            table[code] = target if target < count else IGNORE_INDEX
     else:
         table[:count] = np.arange(count)
     table[ignore_index] = IGNORE_INDEX

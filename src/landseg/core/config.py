@@ -20,7 +20,7 @@ NETWORKS = ("deeplabv3plus", "unet", "unetplusplus", "fpn", "pspnet", "linknet",
 class Section(BaseModel):
     """A part of a recipe: immutable, no unknown keys, no silent conversion of types."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class ModelConfig(Section):
@@ -174,7 +174,9 @@ def parse_recipe(values: dict[str, Any], where: dict[str, str] | None = None, na
         first = error.errors()[0]
         parts = [str(part) for part in first["loc"]]
         key = ".".join(parts)
-        origin = next((text for known, text in (where or {}).items() if known == key or known.startswith(f"{key}.")), name)
+        origins = where or {}
+        near = (text for known, text in origins.items() if known.startswith(f"{key}.") or key.startswith(f"{known}."))
+        origin = origins.get(key) or next(near, name)
         if first["type"] == "extra_forbidden":
             raise _unknown(origin, parts) from error
         if not parts:
@@ -182,7 +184,7 @@ def parse_recipe(values: dict[str, Any], where: dict[str, str] | None = None, na
                 origin, first["msg"].removeprefix("Value error, "), "settings that fit together", "see `landseg recipe show default`"
             ) from error
         needed = first["msg"][0].lower() + first["msg"][1:]
-        raise LandsegError(f"{origin}: {key}", f"{first['input']!r}", needed, f"it means: {describe(key)}") from error
+        raise LandsegError(f"{origin}: {key}", f"{first['input']!r}", needed, describe(re.sub(r"(\.\d+)+$", "", key))) from error
 
 
 def recipe_names() -> list[str]:
@@ -208,7 +210,7 @@ def recipe_text(name: str) -> str:
 
 def to_yaml(recipe: Recipe) -> str:
     """The resolved settings as YAML that `load_recipe` reads back to an equal recipe."""
-    return str(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+    return str(yaml.dump(recipe.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True))
 
 
 def fields() -> Iterator[tuple[str, str, str, str]]:
@@ -227,8 +229,10 @@ def fields() -> Iterator[tuple[str, str, str, str]]:
 
 
 def describe(key: str) -> str:
-    """What a dotted key means, or a word that it is unknown."""
-    return next((f"{text} (default {value})" for known, _, value, text in fields() if known == key), "see `landseg recipe show default`")
+    """What a dotted key means, or where to look when it is no setting's."""
+    return next(
+        (f"it means: {text} (default {value})" for known, _, value, text in fields() if known == key), "see `landseg recipe show default`"
+    )
 
 
 class _Loader(yaml.SafeLoader):
@@ -248,9 +252,25 @@ for _tag, _pattern, _first in (
     )
 
 
+# Version 1.1 reads `0123` as octal and stumbles over `089`.
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes the words that either version of YAML reads as something else: ``no``, and ``1e5``."""
+
+
+_Dumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$"), list("-+.0123456789")
+)
+
+
 def parse_yaml(text: str) -> Any:
     """Parse YAML with the scalars of version 1.2, because PyYAML's 1.1 reads ``1e-3`` as a word and ``no`` as False."""
-    return yaml.load(text, _Loader)
+    try:
+        return yaml.load(text, _Loader)
+    except (ValueError, AttributeError, RecursionError) as error:  # PyYAML on `!!int abc`, `!!timestamp abc`, a list that holds itself
+        raise yaml.YAMLError(f"a value is not what its tag says ({error})") from error
 
 
 def _read(recipe: str | Path) -> tuple[str, dict[str, Any]]:
@@ -274,6 +294,8 @@ def _read(recipe: str | Path) -> tuple[str, dict[str, Any]]:
         ) from error
     if values is None:
         return name, {}
+    if isinstance(values, dict):  # a section whose keys are all commented out
+        values = {section: {} if content is None else content for section, content in values.items()}
     if not isinstance(values, dict) or not all(isinstance(section, dict) for section in values.values()):
         raise LandsegError(name, "not a tree of sections and keys", "for example `train: {lr: 0.01}`", "see `landseg recipe show default`")
     return name, values
@@ -288,7 +310,7 @@ def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def _tuples(value: Any) -> Any:
-    """Lists to tuples, and whole numbers to floats where lists hold them, because strict validation tells them apart."""
+    """Lists to tuples, because strict validation tells them apart."""
     if isinstance(value, dict):
         return {key: _tuples(item) for key, item in value.items()}
     return tuple(value) if isinstance(value, list) else value

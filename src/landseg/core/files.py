@@ -64,7 +64,7 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
     """
     if overwrite or not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
-    raise LandsegError(path, "it exists", "an output that is not there yet", "choose another --out or add --overwrite")
+    raise LandsegError(path, "it exists already", "an output is written to a new place", "choose another --out or add --overwrite")
 
 
 def require_room(folder: Path, need_bytes: int, purpose: str) -> None:

@@ -6,15 +6,21 @@ import json
 import logging
 import os
 import platform
+import re
 import shutil
 import sys
 import time
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from landseg.core.errors import LandsegError
 from landseg.core.files import unwritable, write_json, write_text
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock; two runs in one folder are then not told apart
+    fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger("landseg")
 
@@ -23,25 +29,31 @@ PACKAGES = ("landseg", "torch", "lightning-fabric", "segmentation-models-pytorch
 
 
 class Run:
-    """A run folder that is open for writing.
+    """A run folder that is open for writing, by one process at a time.
 
     Args:
         folder: The run folder; created.
+        is_new: Remove a former run from it first.
 
     Raises:
-        LandsegError: The folder cannot be written.
+        LandsegError: The folder cannot be written, another process is writing it, or it holds what no run writes.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, is_new: bool = False) -> None:
         self.folder = folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(folder)
+            if is_new:
+                clear(folder)
             self._handle = (folder / "metrics.jsonl").open("a", encoding="utf-8")
             self._log = logging.FileHandler(folder / "log.txt", encoding="utf-8")
         except OSError as error:
             raise unwritable(folder, error) from error
         self._log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         log.addHandler(self._log)
+        if log.level == logging.NOTSET:
+            log.setLevel(logging.INFO)  # used from Python: nobody chose, and log.txt should not be empty
         self._board = _Board(folder)
         self.lines = len(read_metrics(folder))
 
@@ -58,9 +70,16 @@ class Run:
         self.lines = len(kept)
 
     def add(self, line: dict[str, Any]) -> None:
-        """Append one line to `metrics.jsonl` and its numbers to TensorBoard's file."""
-        self._handle.write(json.dumps(line) + "\n")
-        self._handle.flush()
+        """Append one line to `metrics.jsonl` and its numbers to TensorBoard's file.
+
+        Raises:
+            LandsegError: The disk does not take it.
+        """
+        try:
+            self._handle.write(json.dumps(line) + "\n")
+            self._handle.flush()
+        except OSError as error:
+            raise unwritable(self.folder / "metrics.jsonl", error) from error
         self.lines += 1
         self._board.add(line)
 
@@ -70,6 +89,7 @@ class Run:
         self._board.close()
         log.removeHandler(self._log)
         self._log.close()
+        self._lock.close()
 
 
 class _Board:
@@ -96,6 +116,20 @@ class _Board:
 
     def close(self) -> None:
         self._writer.close()
+
+
+def _lock(folder: Path) -> IO[str]:
+    """Hold the run folder for this process; the system lets go when the process ends, however it ends."""
+    handle = (folder / ".lock").open("w", encoding="utf-8")
+    if fcntl is not None:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            handle.close()
+            raise LandsegError(
+                folder, "another process is training there", "one process a run", "wait for it, or choose another --out"
+            ) from error
+    return handle
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -146,17 +180,23 @@ def clear(folder: Path) -> None:
     Raises:
         LandsegError: The folder holds something else.
     """
-    own = {"recipe.yaml", "environment.json", "metrics.jsonl", "log.txt", "state", "model", "report", ".model.new", ".model.old"}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if path.name not in own and not path.name.startswith(("events.out.tfevents.", ".")):
-            raise LandsegError(
-                folder, f"{path.name} is in it, which no run writes", "a run folder, or an empty one", "choose another --out"
-            )
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+    own = re.compile(
+        r"recipe\.yaml|environment\.json|metrics\.jsonl|log\.txt|state|model|report|\.model\.(new|old)|events\.out\.tfevents\..*|\..*\.partial"
+    )
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    strange = [path.name for path in found if not own.fullmatch(path.name) and not path.name.startswith(".")]
+    if strange:
+        raise LandsegError(folder, f"{strange[0]} is in it, which no run writes", "a run folder, or an empty one", "choose another --out")
+    try:
+        for path in found:
+            if not own.fullmatch(path.name):
+                continue  # hidden and not ours: a .git, a .DS_Store
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+    except OSError as error:
+        raise unwritable(folder, error) from error
 
 
 def save_recipe(folder: Path, text: str) -> None:
@@ -179,6 +219,10 @@ def _git_commit(folder: Path) -> str | None:
             text = head.read_text(encoding="utf-8").strip()
             if not text.startswith("ref: "):
                 return text
-            reference = place / ".git" / text.removeprefix("ref: ")
-            return reference.read_text(encoding="utf-8").strip() if reference.is_file() else None
+            name = text.removeprefix("ref: ")
+            if (place / ".git" / name).is_file():
+                return (place / ".git" / name).read_text(encoding="utf-8").strip()
+            packed = place / ".git" / "packed-refs"
+            lines = packed.read_text(encoding="utf-8").splitlines() if packed.is_file() else []
+            return next((line.split()[0] for line in lines if line.endswith(f" {name}")), None)
     return None

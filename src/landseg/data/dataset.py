@@ -153,6 +153,12 @@ def list_files(folder: Path) -> dict[str, Path]:
         if path.suffix.lower() not in SUFFIXES:
             continue
         name = path.relative_to(folder).with_suffix("").as_posix()
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise LandsegError(
+                folder, f"a file is named {name!r}, which is not UTF-8", "names in UTF-8", "rename it, or zip the folder"
+            ) from error
         if name in found:
             raise LandsegError(path, f"{found[name].name} has the same name", "one file a tile", "move one of them elsewhere")
         found[name] = path

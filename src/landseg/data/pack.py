@@ -140,6 +140,10 @@ def open_tiles(dataset: Dataset, *, use_pack: bool = True, workers: int | None =
     folder = dataset.folder / "pack"
     fingerprint = sources_fingerprint(dataset)
     found = _read_index(folder, fingerprint)
+    if found is not None and len(found[1]) < len(dataset.tiles):
+        readable = {entry.name for entry in found[1]}
+        names = [tile.name for tile in dataset.tiles if tile.name not in readable]
+        log.warning("%s of %s tiles are left out, they cannot be read: %s", len(names), len(dataset.tiles), ", ".join(names[:5]))
     if found is None or (use_pack and not found[0]["is_stored"]):
         layout = packing.plan(dataset, workers)
         is_stored = use_pack and _has_room(folder, layout)
@@ -163,8 +167,11 @@ def sources_fingerprint(dataset: Dataset) -> str:
         digest.update(f"{tile.name}\n".encode())
         for path in (tile.image, tile.label):
             if path is not None:
-                status = path.stat()
-                digest.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
+                try:
+                    status = path.stat()
+                    digest.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
+                except OSError:  # a link that leads nowhere is an unreadable tile like others
+                    digest.update(b"gone\n")
     return digest.hexdigest()
 
 

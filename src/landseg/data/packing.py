@@ -7,6 +7,7 @@ and ``pack.json`` (what it was made of), written last. ``index.partial`` is ther
 from __future__ import annotations
 
 import csv
+import io
 import logging
 import os
 from collections.abc import Sequence
@@ -123,6 +124,9 @@ def write(dataset: Dataset, layout: Layout, fingerprint: str, folder: Path, *, i
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "pack.json").unlink(missing_ok=True)
+    if not is_stored:
+        for stale in folder.glob("*.bin"):
+            stale.unlink()
     done = _read_partial(folder, layout, fingerprint) if is_stored else {}
     images = _sized(folder / "images.bin", layout.image_bytes) if is_stored else None
     labels = _sized(folder / "labels.bin", layout.label_bytes) if is_stored and layout.label_bytes else None
@@ -167,7 +171,7 @@ def hash_bytes(data: Any) -> str:
 
 def parse_index(text: str) -> list[Entry]:
     """Entries of an ``index.csv``; ValueError where it is none."""
-    rows = csv.reader(text.splitlines())
+    rows = csv.reader(io.StringIO(text))
     if ",".join(next(rows, [])) != HEADER:
         raise ValueError("not an index")
     return [
@@ -258,9 +262,14 @@ def _read_partial(folder: Path, layout: Layout, fingerprint: str) -> dict[str, E
     """Tiles that an interrupted writing of this very store has finished; the bin files are from another one otherwise."""
     path = folder / "index.partial"
     try:
-        head, _, text = path.read_text(encoding="utf-8").partition("\n")
-        complete = text[: text.rfind("\n") + 1]  # a kill may have cut the last line
-        found = {entry.name: entry for entry in parse_index(complete)} if head == fingerprint else {}
+        data = path.read_bytes()
+        complete = data[: data.rfind(b"\n") + 1]  # a kill may have cut the last line
+        os.truncate(path, len(complete))
+        head, _, text = complete.decode().partition("\n")
+        found = {entry.name: entry for entry in parse_index(text)} if head == fingerprint else {}
+        for name, size in (("images.bin", layout.image_bytes), ("labels.bin", layout.label_bytes)):
+            if size and (folder / name).stat().st_size != size:
+                found = {}
     except (OSError, ValueError, IndexError, TypeError):
         found = {}
     place = dict(zip((tile.name for tile in layout.tiles), layout.image_at, strict=True))
@@ -274,10 +283,14 @@ def _sized(path: Path, size: int) -> np.memmap:
     """A writable memory map of `size` bytes, its room taken on the disk; what an interrupted writing left in it stays."""
     if not path.exists() or path.stat().st_size != size:
         path.unlink(missing_ok=True)
-        with path.open("wb") as handle:
-            # Reserved, not only sized: writing into a hole of a full disk through a memory map ends the process.
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(handle.fileno(), 0, size)
-            else:
-                handle.truncate(size)
+        try:
+            with path.open("wb") as handle:
+                # Reserved, not only sized: writing into a hole of a full disk through a memory map ends the process.
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(handle.fileno(), 0, size)
+                else:
+                    handle.truncate(size)
+        except OSError:
+            path.unlink(missing_ok=True)  # the disk is full enough
+            raise
     return np.memmap(path, np.uint8, "r+")

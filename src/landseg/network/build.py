@@ -14,6 +14,7 @@ from typing import Any, cast
 import segmentation_models_pytorch as smp
 import timm
 import torch
+import torch.nn.functional as F
 from segmentation_models_pytorch.encoders import encoders as smp_encoders
 from torch import Tensor, nn
 
@@ -55,14 +56,23 @@ class Network(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, body: nn.Module, normalisation: Normalisation) -> None:
+    def __init__(self, body: nn.Module, normalisation: Normalisation, smallest: int = 1) -> None:
         super().__init__()
         self.body = body
+        self._smallest = smallest  # a shorter edge is filled up for the body, by repeating its last row or column
         self.register_buffer("mean", torch.tensor(normalisation.mean, dtype=torch.float32).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(normalisation.std, dtype=torch.float32).view(1, -1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        return cast(Tensor, self.body((images.float() - self.mean) / self.std))
+        scaled = (images.float() - self.mean) / self.std
+        if images.is_floating_point():
+            # A missing value is what the statistics took it for: nothing, so the mean. One NaN would spread over all logits.
+            scaled = torch.nan_to_num(scaled, nan=0.0, posinf=0.0, neginf=0.0)
+        height, width = scaled.shape[-2:]
+        if min(height, width) < self._smallest:
+            below, right = max(0, self._smallest - height), max(0, self._smallest - width)
+            return cast(Tensor, self.body(F.pad(scaled, (0, right, 0, below), mode="replicate"))[..., :height, :width])
+        return cast(Tensor, self.body(scaled))
 
     @property
     def encoder(self) -> nn.Module:
@@ -85,7 +95,7 @@ def build(network: str, encoder: str, bands: int, classes: int, normalisation: N
     """
     name = encoder_name(encoder)
     try:
-        return Network(_tried_body(network, name, bands, classes), normalisation)
+        return Network(_tried_body(network, name, bands, classes), normalisation, _TRIAL if network == "pan" else 1)
     except _MISFIT as error:
         fits = [other for other in NETWORKS if other != network and _fits(other, name, bands, classes)]
         raise LandsegError(
@@ -107,7 +117,7 @@ def encoder_name(encoder: str) -> str:
         return plain
     if timm.is_model(plain):
         return f"tu-{plain}"
-    known = [*smp_encoders, *timm.list_models()]
+    known = list(dict.fromkeys([*smp_encoders, *timm.list_models()]))
     near = difflib.get_close_matches(plain, known, 3, 0.5)
     hint = f"did you mean {', '.join(near)}?" if near else "for example mobilenetv3_large_100, resnet50 or convnext_tiny"
     raise LandsegError("model.encoder", f"{encoder!r}", "a timm model or an encoder of segmentation_models_pytorch", hint)
@@ -140,8 +150,12 @@ def _body(network: str, name: str, bands: int, classes: int) -> nn.Module:
     options: dict[str, Any] = {"encoder_weights": None, "in_channels": bands, "classes": classes}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        body = cast(nn.Module, _CLASSES[network](name, **options))
-    return body
+        if network == "dpt":
+            try:  # a vision transformer takes images of one size alone unless told otherwise; a convolutional encoder knows no such option
+                return cast(nn.Module, smp.DPT(name, dynamic_img_size=True, **options))
+            except TypeError:
+                pass
+        return cast(nn.Module, _CLASSES[network](name, **options))
 
 
 def _tried_body(network: str, name: str, bands: int, classes: int) -> nn.Module:
@@ -163,7 +177,7 @@ def _fits(network: str, name: str, bands: int, classes: int) -> bool:
 
 
 def _first_line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split()) or "its stages do not combine"
     return text if len(text) <= 140 else f"{text[:139]}…"
 
 

@@ -6,16 +6,18 @@ import hashlib
 import json
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from landseg.core.classes import IGNORE_INDEX, LandClass
 from landseg.core.errors import LandsegError
-from landseg.core.files import unwritable, write_bytes, write_text
+from landseg.core.files import unwritable, write_bytes
 from landseg.network.build import Network, Normalisation, build
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
@@ -70,12 +72,21 @@ def save_model(folder: Path, state: dict[str, Tensor], card: ModelCard) -> None:
         _heal(folder)
         shutil.rmtree(new, ignore_errors=True)
         write_bytes(new / WEIGHTS, weights, sync=True)
-        write_text(new / CARD, json.dumps(complete.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
-        if folder.exists():
-            os.rename(folder, old)
-        os.rename(new, folder)
+        card_text = json.dumps(complete.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+        write_bytes(new / CARD, card_text.encode(), sync=True)
+        while new.exists():
+            if folder.exists():
+                shutil.rmtree(old, ignore_errors=True)  # a kill during the removal below left it
+                os.rename(folder, old)
+            try:
+                os.rename(new, folder)
+            except OSError:
+                if not folder.exists():
+                    raise
+                # A reader took us for killed and put the old folder back: once more.
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
+        _heal(folder)
         raise unwritable(folder, error) from error
 
 
@@ -136,7 +147,15 @@ def load_model(path: Path) -> tuple[Network, ModelCard]:
             "copy the model folder again, or train anew",
         )
     network = build(card.network, card.encoder, len(card.bands), len(card.classes), Normalisation(card.mean, card.std))
-    network.load_state_dict(load(data))
+    try:
+        network.load_state_dict(load(data))
+    except (RuntimeError, SafetensorError) as error:
+        raise LandsegError(
+            folder,
+            f"{CARD} and {WEIGHTS} do not belong together ({' '.join(str(error).split())[:120]})",
+            "the two files as training wrote them",
+            "copy the model folder again",
+        ) from error
     return network.eval(), card
 
 
@@ -148,4 +167,5 @@ def _heal(folder: Path) -> None:
     """Put the old folder back where a kill between two renames left none."""
     old = _beside(folder, "old")
     if not folder.exists() and (old / CARD).is_file():
-        os.rename(old, folder)
+        with suppress(OSError):  # a training that is alive was quicker
+            os.rename(old, folder)

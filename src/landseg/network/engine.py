@@ -18,6 +18,8 @@ from landseg.core.errors import LandsegError
 from landseg.network.build import STRIDE, Network
 from landseg.network.checkpoint import ModelCard, load_model
 
+_TRAVELS_AS = {"uint16": "int32", "uint32": "float32", "uint64": "float32"}
+
 
 class Engine(Protocol):
     """Something that turns a batch of images into logits."""
@@ -117,9 +119,10 @@ def choose_device(name: str, key: str) -> torch.device:
 def to_tensor(images: np.ndarray, device: torch.device) -> Tensor:
     """(N, H, W, C) → (N, C, H, W) on the device; a view in channels-last order where the dtype allows.
 
-    torch computes in no uint16, so such images travel as int32.
+    torch computes in no unsigned numbers beyond uint8, so such images travel as others.
     """
-    batch = images.astype(np.int32) if images.dtype == np.uint16 else images
+    batch = images.astype(_TRAVELS_AS.get(images.dtype.name, images.dtype), copy=False)
+    batch = batch if batch.flags.writeable else batch.copy()  # torch has no read-only tensors
     return torch.from_numpy(np.ascontiguousarray(batch)).permute(0, 3, 1, 2).to(device, non_blocking=True)
 
 

@@ -50,7 +50,8 @@ class CrossEntropy(nn.Module):
             count = is_labelled.sum().to(total.dtype)
         else:
             count = (self.weight[target.clamp(max=len(self.weight) - 1)] * is_labelled).sum()
-        return total / count.clamp(min=torch.finfo(total.dtype).tiny if self.weight is not None else 1)
+        # Pixels of classes that weigh nothing alone: smoothing leaves a total without a count, which is no loss either.
+        return torch.where(count > 0, total / count.clamp(min=torch.finfo(total.dtype).tiny), total * 0)
 
 
 def make_loss(settings: LossConfig, classes: int) -> nn.Module:

@@ -27,22 +27,40 @@ from landseg.network.build import Network, encoder_name
 _WRAPPERS = ("module.", "state_dict.", "model.", "encoder.", "backbone.", "body.", "features.")
 """Prefixes that training scripts and libraries put before an encoder's own names."""
 
+# What torch and safetensors raise for damaged files; torch's restricted unpickler trips over its own stack in many ways.
+_DAMAGED = (
+    SafetensorError,
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    OSError,
+    LookupError,
+    AssertionError,
+    TypeError,
+    AttributeError,
+)
+
 
 @dataclass(frozen=True)
 class Loaded:
-    """What came of initial weights: tensors taken, encoder tensors that kept their random start, file tensors without a place."""
+    """What came of initial weights: how many tensors were taken; encoder tensors that the source lacks (`missing`) or has in another
+    shape (`reshaped`), which keep their random start; tensors of the source without a place (`unused`)."""
 
     source: str
     taken: int
     missing: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
+    reshaped: tuple[str, ...] = ()
     is_first_layer_adapted: bool = False
 
     def as_text(self) -> str:
         """One line that a person reads when training starts."""
         if self.source == "none":
             return "weights: none, the encoder starts at random"
-        line = f"weights: {self.taken} of {self.taken + len(self.missing)} encoder tensors from {self.source}"
+        line = f"weights: {self.taken} of {self.taken + len(self.missing) + len(self.reshaped)} encoder tensors from {self.source}"
+        if self.reshaped:
+            line += f"; there in another shape: {_some(self.reshaped)}"
         if self.missing:
             line += f"; not in it: {_some(self.missing)}"
         if self.unused:
@@ -81,6 +99,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         LandsegError: No such file, or it holds no tensors.
     """
+    if path.is_dir():
+        raise LandsegError(
+            f"model.weights={path}",
+            "a folder",
+            "a safetensors or pth file",
+            f"name the file in it, for example {path / 'model' / 'model.safetensors'}",
+        )
     if not path.is_file():
         raise LandsegError(
             f"model.weights={path}",
@@ -92,7 +117,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+    except _DAMAGED as error:
         raise LandsegError(
             f"model.weights={path}",
             f"it cannot be read ({' '.join(str(error).split())[:100]})",
@@ -124,7 +149,7 @@ def _from_hub(encoder: str, source: str | None) -> dict[str, Tensor]:
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise LandsegError(
             f"model.weights={source or 'imagenet'}",
-            f"the weights of {encoder} cannot be had ({type(error).__name__}: {' '.join(str(error).split())[:80]})",
+            f"the weights of {encoder} cannot be had ({type(error).__name__})",
             "a network connection or weights on this machine",
             "--set model.weights=PATH, --set model.weights=none, or fill the Hugging Face cache (HF_HOME) where there is a network",
         ) from error
@@ -152,12 +177,14 @@ def _fit(network: Network, found: Mapping[str, Tensor], source: str) -> Loaded:
     own = encoder.state_dict()
     matched = _match(own, found)
     first = _first_layer(encoder)
-    is_adapted = first in matched and matched[first].shape != own[first].shape and matched[first].shape[1] == 3
-    if is_adapted:
-        matched[first] = adapt_input_conv(own[first].shape[1], matched[first])
+    pretrained = matched.get(first)
+    is_adapted = False
+    if pretrained is not None and pretrained.ndim == 4 and pretrained.shape[1] == 3 != own[first].shape[1]:
+        matched[first], is_adapted = adapt_input_conv(own[first].shape[1], pretrained), True
     taken = {name: tensor for name, tensor in matched.items() if tensor.shape == own[name].shape}
     # Counters of batch normalisation are no weights; older files lack them.
-    missing = tuple(name for name in own if name not in taken and not name.endswith("num_batches_tracked"))
+    missing = tuple(name for name in own if name not in matched and not name.endswith("num_batches_tracked"))
+    reshaped = tuple(name for name in matched if name not in taken)
     if not any(tensor.ndim > 1 for tensor in taken.values()):
         raise LandsegError(
             f"model.weights={source}",
@@ -166,9 +193,9 @@ def _fit(network: Network, found: Mapping[str, Tensor], source: str) -> Loaded:
             "name the encoder they belong to with --set model.encoder=NAME",
         )
     encoder.load_state_dict(taken, strict=False)
-    used = {id(found[name]) for name in found} & {id(tensor) for tensor in matched.values()}
-    unused = tuple(name for name, tensor in found.items() if id(tensor) not in used and not (is_adapted and name.endswith(first)))
-    return Loaded(source, sum(not name.endswith("num_batches_tracked") for name in taken), missing, unused, is_adapted)
+    used = {id(tensor) for tensor in matched.values()} | ({id(pretrained)} if is_adapted else set())
+    unused = tuple(name for name, tensor in found.items() if id(tensor) not in used)
+    return Loaded(source, sum(not name.endswith("num_batches_tracked") for name in taken), missing, unused, reshaped, is_adapted)
 
 
 def _match(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> dict[str, Tensor]:

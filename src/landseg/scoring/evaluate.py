@@ -32,7 +32,8 @@ def tile_matrices(
     """
     matrices = np.zeros((len(indices), classes, classes), np.int64)
     places = {index: place for place, index in enumerate(indices)}
-    for chosen in progress(_batches(store, indices, batch), what, unit="batches"):
+    batches = list(_batches(store, indices, batch))
+    for chosen in progress(batches, what, len(batches), unit="batches"):
         preds = predict(np.stack([store.image(i) for i in chosen]))
         for i, pred in zip(chosen, preds, strict=True):
             matrices[places[i]] = confusion_matrix(store.label(i), pred, classes)

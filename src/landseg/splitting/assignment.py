@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from landseg.core.errors import LandsegError
 from landseg.core.files import write_text
 from landseg.data.dataset import Dataset
 from landseg.splitting.groups import PARTS
+
+log = logging.getLogger("landseg")
 
 COLUMNS = ("tile", "part", "group", "scene", "row", "col")
 
@@ -58,7 +61,13 @@ class Split:
 
 
 def split_path(dataset: Dataset, name: str) -> Path:
-    """Where a split of that name lies."""
+    """Where a split of that name lies.
+
+    Raises:
+        LandsegError: The name is no file's name, or one that recovered neighbours have.
+    """
+    if not name or name != Path(name).name or name.startswith(".") or name.endswith(".edges"):
+        raise LandsegError("--name", f"{name!r}", "a plain word", "for example --name first")
     return dataset.folder / "splits" / f"{name}.csv"
 
 
@@ -100,7 +109,7 @@ def read_split(dataset: Dataset, name: str | None = None) -> Split:
         )
     path = split_path(dataset, name)
     try:
-        rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
+        rows = [row for row in csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"))) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise _broken(path, str(error)) from error
     if not rows or rows[0][:3] != list(COLUMNS[:3]):
@@ -122,12 +131,14 @@ def _check(dataset: Dataset, path: Path, tiles: Sequence[Placed], lines: int) ->
     if missing:
         raise LandsegError(
             path,
-            f"{missing[0]} and {len(missing) - 1} more tiles are not in the data set",
+            f"{len(missing)} of its tiles are not in the data set ({', '.join(missing[:3])}{', …' if len(missing) > 3 else ''})",
             "a split of this data set",
             "split again with --overwrite",
         )
     if len(set(names)) != len(names):
         raise _broken(path, "a tile stands there twice")
+    if unplaced := sorted(known - set(names)):
+        log.info("%s: %s tiles of the data set are in no part (%s)", path, f"{len(unplaced):,}", ", ".join(unplaced[:3]))
 
 
 def _broken(path: Path, found: str) -> LandsegError:

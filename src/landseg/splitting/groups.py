@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import isclose
 
 import numpy as np
 
@@ -15,7 +14,7 @@ PARTS = ("train", "val", "test")
 def assign(groups: Sequence[str], val: float, test: float, seed: int) -> list[str]:
     """Give every tile the part of its group; no group is divided.
 
-    Groups are drawn in a random order and fill test, then val, until each is as close to its share as whole groups allow.
+    Groups are drawn in a random order and fill test, then val; one that would bring the part further from its share is passed over.
 
     Args:
         groups: One group a tile.
@@ -36,15 +35,17 @@ def assign(groups: Sequence[str], val: float, test: float, seed: int) -> list[st
     names, inverse, sizes = np.unique(np.asarray(groups, dtype=object), return_inverse=True, return_counts=True)
     wanted = {"test": test * len(groups), "val": val * len(groups)}
     part_of = np.full(len(names), "train", dtype=object)
-    order = iter(np.random.Generator(np.random.PCG64(seed)).permutation(len(names)).tolist())
+    order = np.random.Generator(np.random.PCG64(seed)).permutation(len(names)).tolist()
     for part, target in wanted.items():
         filled = 0
-        for group in order if target else ():
-            part_of[group] = part
-            filled += int(sizes[group])
-            following = filled + len(groups) / len(names)
-            if filled >= target or isclose(filled, target) or abs(following - target) > abs(filled - target):
-                break
+        free = [group for group in order if part_of[group] == "train"]
+        for group in free if target else ():
+            # Half way between two counts the larger one is taken; rounding may not tell them apart.
+            if filled < target and filled + sizes[group] / 2 <= target + 1e-9 * len(groups):
+                part_of[group] = part
+                filled += int(sizes[group])
+        if target and free and not filled:
+            part_of[min(free, key=lambda group: sizes[group])] = part
     parts = [str(part) for part in part_of[inverse]]
     empty = [part for part in PARTS if part not in parts and (part != "test" or test)]
     if empty:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 from collections import Counter
@@ -38,7 +39,7 @@ class Batches:
     Args:
         store: The tiles.
         indices: Which of them.
-        size: Tiles a batch.
+        size: Tiles a batch; at most, but for a batch of three where two are asked for and the tiles are odd in number.
         seed: Of order and crops.
     """
 
@@ -48,7 +49,8 @@ class Batches:
         self._indices = np.asarray(indices if len(indices) > 1 else [*indices, *indices], np.int64)
         self._keys = tile_keys([store.entries[i].name for i in self._indices])
         self.shape = Counter((store.entries[i].height, store.entries[i].width) for i in self._indices).most_common(1)[0][0]
-        self.count = max(1, round(len(self._indices) / max(size, 2)))
+        # As few as hold `size` tiles at most (what the memory was found to hold), of two tiles at least.
+        self.count = max(1, min(math.ceil(len(self._indices) / size), len(self._indices) // 2))
         self._workers = 1 if isinstance(store, Pack) else None
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:

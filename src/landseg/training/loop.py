@@ -113,6 +113,7 @@ class _Loop:
         self.average = moving_average(self.network, settings.ema) if settings.ema else None
         self.batches = Batches(task.store, task.train, settings.batch, settings.seed)
         self.at = Position()
+        self.pace = self._new_pace()
         self.is_interrupted = False
 
     @property
@@ -157,8 +158,6 @@ class _Loop:
         self.fabric_optimiser.zero_grad()
         if self.average is not None:
             self.average.update_parameters(self.network)
-        if not hasattr(self, "pace"):
-            self.pace = _Pace(torch.zeros((), device=self.fabric.device))
         self.pace.loss += loss.detach()
         self.pace.steps += 1
         self.pace.images += len(batch.keys)
@@ -182,7 +181,10 @@ class _Loop:
             left = clock(at.elapsed_s / max(self._progress(), 1e-9) * (1 - self._progress()))
             log.info("epoch %d%s  step %d  loss %.4f  lr %.2g  %.1f images/s  %s left", at.epoch + 1, total, at.step, mean, lr, pace, left)
         self._write({"train/loss": mean, "train/lr": lr, "speed/images_per_s": pace})
-        self.pace = _Pace(torch.zeros((), device=self.fabric.device))
+        self.pace = self._new_pace()
+
+    def _new_pace(self) -> _Pace:
+        return _Pace(torch.zeros((), device=self.fabric.device))
 
     def _validate(self) -> None:
         start, count = time.perf_counter(), len(self.task.card.classes)
@@ -199,8 +201,7 @@ class _Loop:
         log.info("epoch %d  val mIoU %.4f (best %.4f)  %s", self.at.epoch + 1, miou, self.at.best_miou, by_class)
         self._write({"val/miou": found.miou, **{f"val/iou/{name}": iou for name, iou in found.iou.items()}})
         self.at = replace(self.at, validation_s=time.perf_counter() - start)
-        if hasattr(self, "pace"):
-            self.pace.since = time.perf_counter()
+        self.pace.since += self.at.validation_s
 
     def _predict(self, images: np.ndarray) -> np.ndarray:
         self._stop_if_interrupted()
@@ -221,7 +222,10 @@ class _Loop:
     def _progress(self) -> float:
         """0 at the start of the run, 1 at its end; the minutes keep the time of a last validation in hand."""
         if self.settings.minutes is not None:
-            return self.at.elapsed_s / max(60 * self.settings.minutes - self.at.validation_s, 1e-9)
+            step_s = self.at.elapsed_s / max(self.at.step, 1)
+            # Before the first validation its time is guessed: predicting a tile takes a third of training on it.
+            validation_s = self.at.validation_s or step_s * len(self.task.val) / self.settings.batch / 3
+            return self.at.elapsed_s / max(60 * self.settings.minutes - validation_s, 1e-9)
         return self.at.step / (self.batches.count * (self.settings.epochs or 1))
 
     def _is_over(self) -> bool:
@@ -250,7 +254,8 @@ class _Loop:
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.run_files.cut_back(state["lines"])
-        log.info("resumed at epoch %d, step %d, best mIoU %.4f", self.at.epoch + 1, self.at.step, self.at.best_miou)
+        best = f"best mIoU {self.at.best_miou:.4f}" if self.at.best_epoch >= 0 else "not validated yet"
+        log.info("resumed at epoch %d, step %d, %s", self.at.epoch + 1, self.at.step, best)
 
     def _stop_if_interrupted(self) -> None:
         if self.is_interrupted:

@@ -60,11 +60,12 @@ def moving_average(network: nn.Module, decay: float) -> AveragedModel:
 def _average(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
     @torch.no_grad()
     def update(averages: Tensors, values: Tensors, count: Tensor | int) -> None:
-        steps = float(count)
-        share = 1 - min(decay, (1 + steps) / (10 + steps))
+        # Kept as a tensor: reading it would make a GPU wait at each step.
+        steps = torch.as_tensor(count, dtype=torch.float32)
+        share = 1 - torch.clamp((1 + steps) / (10 + steps), max=decay)
         for average, value in zip(averages, values, strict=True):
             if average.is_floating_point():
-                average.lerp_(value, share)
+                average.lerp_(value, share.to(average))
             else:
                 average.copy_(value)
 

@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import pickle
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,11 @@ def save_state(folder: Path, state: dict[str, Any]) -> None:
     write_bytes(path, data, sync=True)
     # The checksum comes last: a state without one was never finished.
     write_json(path.with_suffix(".json"), {"step": state["step"], "sha256": hashlib.sha256(data).hexdigest()})
-    for old in sorted(folder.glob("step-*.pt"))[:-KEPT]:
-        old.with_suffix(".json").unlink(missing_ok=True)
-        old.unlink()
+    # A state beyond this step, or without its checksum, is of a run that was given up: it may not push out a good one.
+    good = [old for old in sorted(folder.glob("step-*.pt")) if old.name <= path.name and old.with_suffix(".json").is_file()][-KEPT:]
+    with suppress(OSError):
+        for old in {*folder.glob("step-*.*")} - {*good} - {item.with_suffix(".json") for item in good}:
+            old.unlink()
 
 
 def has_state(folder: Path) -> bool:
@@ -63,7 +66,7 @@ def load_state(folder: Path) -> dict[str, Any]:
             if hashlib.sha256(data).hexdigest() != json.loads(path.read_text(encoding="utf-8"))["sha256"]:
                 raise ValueError("its checksum differs")
             state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        except (OSError, ValueError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
             log.warning("%s: damaged (%s), so the state before it is taken", path.with_suffix(".pt"), error)
             continue
         if state["version"] > VERSION:

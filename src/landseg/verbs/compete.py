@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from landseg.core.config import load_recipe
+from landseg.core.classes import parse_classes
+from landseg.core.config import Recipe, load_recipe
 from landseg.core.errors import LandsegError
 from landseg.core.files import refuse_existing, write_json
 from landseg.data.dataset import FILE, open_dataset
@@ -69,73 +70,99 @@ def compete(
         overwrite: Begin anew.
 
     Raises:
-        LandsegError: As the verbs say; or `out` holds a journey that was begun otherwise.
+        LandsegError: As the verbs say; or a finished step was done with other arguments.
     """
     folder = Path(out)
-    chosen = [*settings, *([f"train.minutes={minutes:g}"] if minutes is not None else [])]
-    resolved = load_recipe(recipe, chosen)
-    arguments = {
-        "train": _mark(Path(train_source)),
-        "test": _mark(Path(test_source)),
-        "classes": classes,
-        "recipe": resolved.model_dump(mode="json"),
-    }
-    journey = _begin(folder, arguments, overwrite=overwrite)
+    resolved = load_recipe(recipe, [*settings, *([f"train.minutes={minutes:g}"] if minutes is not None else [])])
+    named = [item.name for item in parse_classes(classes)]
+    first, second = {"train": _mark(Path(train_source)), "classes": named}, {"test": _mark(Path(test_source))}
+    trained = {"recipe": resolved.model_dump(mode="json")}
+    journey = _Journey(folder, overwrite=overwrite)
+    if "train" not in journey.done:
+        _try_network(resolved, len(named))
     data, test, run, predictions, result = (folder / name for name in ("data", "test", "run", "predictions", "result.zip"))
 
-    def step(name: str, work: Callable[[], object]) -> None:
-        if name in journey["done"]:
-            log.info("%s: done before", name)
-            return
-        log.info("— %s", name)
-        work()
-        journey["done"].append(name)
-        write_json(folder / STATE, journey)
-
-    def begin_or_resume() -> None:
+    def train_on() -> None:
         from landseg.training.state import has_state
 
         is_begun = has_state(run / "state")
-        train(data, run, recipe=resolved, resume=is_begun, overwrite=not is_begun)
+        train(data, run, recipe=resolved, resume=is_begun, overwrite=not is_begun, go_on="the same command again")
 
     def score() -> None:
         found = evaluate(run, data, recipe=resolved)
-        journey["evaluation"] = {"scores": found.as_json(), "table": found.as_text(), "report": str(found.report)}
+        journey.evaluation = {"scores": found.as_json(), "table": found.table(), "report": str(found.report)}
 
-    step("prepare", lambda: prepare([train_source], data, classes=classes, overwrite=(data / FILE).exists()))
-    step("prepare test", lambda: prepare([test_source], test, overwrite=(test / FILE).exists()))
-    step("split", lambda: split(data, seed=resolved.train.seed, overwrite=bool(split_names(open_dataset(data)))))
-    step("train", begin_or_resume)
-    step("evaluate", score)
-    step("predict", lambda: predict(run, test, predictions, overlay=True, recipe=resolved, overwrite=(predictions / FINISHED).exists()))
-    step("submit", lambda: submit(predictions, test, out=result, overwrite=True))
-    found = journey["evaluation"]
+    journey.step("prepare", first, lambda: prepare([train_source], data, classes=classes, overwrite=(data / FILE).exists()))
+    journey.step("prepare test", second, lambda: prepare([test_source], test, overwrite=(test / FILE).exists()))
+    seed = resolved.train.seed
+    journey.step("split", first | {"seed": seed}, lambda: split(data, seed=seed, overwrite=bool(split_names(open_dataset(data)))))
+    journey.step("train", first | trained, train_on)
+    journey.step("evaluate", first | trained, score)
+    is_predicted = (predictions / FINISHED).exists()
+    journey.step(
+        "predict", first | second | trained, lambda: predict(run, test, predictions, overlay=True, recipe=resolved, overwrite=is_predicted)
+    )
+    journey.step("submit", first | second | trained, lambda: submit(predictions, test, out=result, overwrite=True))
+    found = journey.evaluation
     return Competed(result, Path(found["report"]), found["scores"], found["table"])
 
 
-def _begin(folder: Path, arguments: dict[str, Any], *, overwrite: bool) -> dict[str, Any]:
-    """What this very journey has finished: ``done`` steps, and the evaluation when that is among them."""
-    path = folder / STATE
-    if not path.exists() or overwrite:
-        if not overwrite:
-            refuse_existing(folder, overwrite=False)
-        journey: dict[str, Any] = {"arguments": arguments, "done": []}
-        write_json(path, journey)
-        return journey
-    try:
-        before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        before["done"].copy()
-        differing = [key for key, value in arguments.items() if before["arguments"].get(key) != value]
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise LandsegError(path, "it cannot be read", "what the journey had finished", "begin anew with --overwrite") from error
-    if differing:
-        raise LandsegError(
-            folder,
-            f"begun with another {' and '.join(differing)}",
-            "the arguments it began with",
-            "choose another --out, or begin anew with --overwrite",
-        )
-    return before
+class _Journey:
+    """Which steps are finished, and with what; kept in ``OUT/compete.json`` so that a second call goes on."""
+
+    def __init__(self, folder: Path, *, overwrite: bool) -> None:
+        self._path = folder / STATE
+        self.done: dict[str, Any] = {}
+        self.evaluation: dict[str, Any] = {}
+        if not self._path.exists():
+            refuse_existing(folder, overwrite=overwrite)
+        elif not overwrite:
+            try:
+                before = json.loads(self._path.read_text(encoding="utf-8"))
+                self.done, self.evaluation = dict(before["done"]), dict(before["evaluation"])
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise LandsegError(
+                    self._path, "it cannot be read", "what the journey had finished", "begin anew with --overwrite"
+                ) from error
+        self._write()
+
+    def step(self, name: str, arguments: dict[str, Any], work: Callable[[], Any]) -> None:
+        """Do a step, or pass over it when it was finished with the same arguments.
+
+        Raises:
+            LandsegError: It was finished with other arguments.
+        """
+        if name in self.done:
+            differing = [key for key, value in arguments.items() if self.done[name].get(key) != value]
+            if differing:
+                raise LandsegError(
+                    self._path.parent,
+                    f"its step {name!r} was done with another {' and '.join(differing)}",
+                    "the arguments it was done with",
+                    "choose another --out, or begin anew with --overwrite",
+                )
+            log.info("%s: done before", name)
+            return
+        log.info("— %s", name)
+        result = work()
+        if name in ("prepare", "prepare test", "split", "predict"):
+            log.info("%s", result.as_text())
+        self.done[name] = arguments
+        self._write()
+
+    def _write(self) -> None:
+        write_json(self._path, {"done": self.done, "evaluation": self.evaluation})
+
+
+def _try_network(recipe: Recipe, classes: int) -> None:
+    """Build the network once before the first step: a misspelt encoder should cost seconds, not the unpacking of a competition."""
+    from landseg.network.build import Normalisation, build
+    from landseg.network.loss import make_loss
+    from landseg.network.weights import load_initial
+
+    network = build(recipe.model.network, recipe.model.encoder, 3, classes, Normalisation((0.0,) * 3, (1.0,) * 3))
+    load_initial(network, recipe.model.encoder, recipe.model.weights)
+    make_loss(recipe.loss, classes)
 
 
 def _mark(source: Path) -> dict[str, Any]:

@@ -48,14 +48,18 @@ class Evaluated:
         return {**self.scores.as_json(), "intervals": spans, **facts}
 
     def as_text(self) -> str:
-        """A table, a line a class, and the headline scores."""
+        """The table, and where the report lies."""
+        return f"{self.table()}\n{self.report}"
+
+    def table(self) -> str:
+        """A line a class, then the headline scores."""
         found = self.scores
         width = max(len(name) for name in ("overall accuracy", *found.names))
-        lines = [f"{'class':<{width}}  {'IoU':>6}  {'95 % interval':>15}  {'precision':>9}  {'recall':>6}  {'F1':>6}"]
+        lines = [f"{'class':<{width}}  {'IoU':>6}  {'95 % interval':>17}  {'precision':>9}  {'recall':>6}  {'F1':>6}"]
         for name in found.names:
             span = self.intervals.get(f"iou/{name}")
             lines.append(
-                f"{name:<{width}}  {_number(found.iou[name]):>6}  {_span(span):>15}  {_number(found.precision[name]):>9}  "
+                f"{name:<{width}}  {_number(found.iou[name]):>6}  {_span(span):>17}  {_number(found.precision[name]):>9}  "
                 f"{_number(found.recall[name]):>6}  {_number(found.f1[name]):>6}"
             )
         for title, key, value in (
@@ -63,9 +67,9 @@ class Evaluated:
             ("overall accuracy", "overall_accuracy", found.overall_accuracy),
             ("kappa", "kappa", found.kappa),
         ):
-            lines.append(f"{title:<{width}}  {_number(value):>6}  {_span(self.intervals.get(key)):>15}")
+            lines.append(f"{title:<{width}}  {_number(value):>6}  {_span(self.intervals.get(key)):>17}")
         lines.append(f"{self.part}: {self.tiles:,} tiles in {self.groups:,} groups, {found.pixels:,} labelled pixels")
-        return "\n".join([*lines, str(self.report)])
+        return "\n".join(lines)
 
 
 def evaluate(
@@ -120,7 +124,7 @@ def evaluate(
     spans = intervals(by_group, dataset.class_names)
     run = folders[0].parent if folders[0].name == "model" else folders[0]
     report = EvaluationReport(
-        title=f"{dataset.info.name}: {run.name}",
+        title="/".join(run.resolve().parts[-2:]),
         part=part,
         classes=dataset.info.classes,
         scores=found,
@@ -197,7 +201,7 @@ def _examples(engine: Engine, store: TileStore, indices: Sequence[int], matrices
                 store.entries[i].name,
                 rgb_picture(np.asarray(image), engine.card.bands),
                 store.label(i),
-                engine.preds(image[None])[0],
+                engine.preds(np.array(image)[None])[0],
                 float(mious[place]),
             )
         )
@@ -239,4 +243,4 @@ def _number(value: float | None) -> str:
 
 
 def _span(span: Interval | None) -> str:
-    return "–" if span is None else f"{span[0]:.3f} – {span[1]:.3f}"
+    return "–" if span is None else f"{span[0]:.4f} – {span[1]:.4f}"

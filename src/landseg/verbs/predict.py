@@ -96,7 +96,7 @@ def predict(
         raise LandsegError("MODEL", "nothing is named", "a run folder or a model folder", "name at least one")
     fingerprint = "+".join(load_card(find_model(path)).weights_sha256 for path in models)
     done = predict_tiles(
-        load_engine([find_model(path) for path in models], chosen.device),
+        load_engine(models, chosen.device),
         tiles,
         target,
         batch=chosen.batch,
@@ -107,6 +107,21 @@ def predict(
         overwrite=overwrite,
     )
     return Predicted(target, done.files, done.pixels, done.seconds, done.unreadable, done.resumed)
+
+
+def models_first(paths: Sequence[str]) -> tuple[list[Path], list[Path]]:
+    """Tell the models at the head of a command line from the inputs behind them: several models are an ensemble.
+
+    Raises:
+        LandsegError: Nothing is left to predict.
+    """
+    given = [Path(path) for path in paths]
+    count = 1
+    while count < len(given) and any((given[count] / place).is_file() for place in ("model.json", "model/model.json")):
+        count += 1
+    if count >= len(given):
+        raise LandsegError("INPUT", "nothing to predict is named", "a folder, zip, dataset folder or image", "name it after the model")
+    return given[:count], given[count:]
 
 
 def _paths(given: str | Path | Sequence[str | Path]) -> list[Path]:

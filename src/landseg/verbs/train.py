@@ -60,6 +60,7 @@ def train(
     split: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    go_on: str | None = None,
 ) -> Trained:
     """Train a network on the train part of a data set and keep the best model by mIoU on its val part.
 
@@ -71,6 +72,7 @@ def train(
         split: Name of the split; the only one when None.
         resume: Go on with the run in `out` from its last state.
         overwrite: Replace a run in `out`.
+        go_on: What the user shall do to go on after an interruption; the command with ``--resume`` when None.
 
     Returns:
         Where the model is and how good.
@@ -83,22 +85,25 @@ def train(
     from landseg.training.state import has_state
 
     folder = Path(out)
-    resolved = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, settings) if recipe or settings or not resume else None
     if resume and not has_state(folder / "state"):
         raise LandsegError(folder, "no state to resume", "a run that was interrupted", "leave --resume out")
+    # Settings without a recipe are meant over what the run began with.
+    resolved = recipe if isinstance(recipe, Recipe) else load_recipe(recipe or (folder / "recipe.yaml" if resume else None), settings)
     if not resume:
         refuse_existing(folder, overwrite=overwrite)
     dataset = open_dataset(Path(data))
     dataset.require_labels("training")
     chosen = read_split(dataset, split)
-    if resolved is None:
-        resolved = load_recipe(folder / "recipe.yaml")
     store = open_tiles(dataset, use_pack=resolved.data.pack, workers=resolved.data.workers)
     parts = {part: tile_numbers(store, chosen, part) for part in ("train", "val")}
     fingerprint = _fingerprint(store, chosen)
     if resume:
         _refuse_other(folder, resolved, fingerprint)
-    return _train(folder, dataset, store, parts, resolved, fingerprint, resume=resume)
+    try:
+        return _train(folder, dataset, store, parts, resolved, fingerprint, resume=resume)
+    except KeyboardInterrupt:
+        log.info("interrupted; to go on: %s", go_on or f"landseg train {dataset.folder} --out {folder} --resume")
+        raise
 
 
 def tile_numbers(store: TileStore, split: Split, part: str) -> list[int]:
@@ -119,6 +124,8 @@ def tile_numbers(store: TileStore, split: Split, part: str) -> list[int]:
 def _train(
     folder: Path, dataset: Dataset, store: TileStore, parts: dict[str, list[int]], recipe: Recipe, fingerprint: str, *, resume: bool
 ) -> Trained:
+    import torch
+
     from landseg.network.build import Normalisation, build, encoder_normalisation
     from landseg.network.checkpoint import ModelCard
     from landseg.network.weights import load_initial
@@ -130,6 +137,7 @@ def _train(
         normalisation = encoder_normalisation(settings.encoder)
     else:
         normalisation = Normalisation(*band_statistics(store, parts["train"]))
+    torch.manual_seed(recipe.train.seed)
     network = build(settings.network, settings.encoder, store.bands, len(dataset.info.classes), normalisation)
     loaded = None if resume else load_initial(network, settings.encoder, settings.weights)
     card = ModelCard(
@@ -147,9 +155,7 @@ def _train(
         recipe=recipe.model_dump(mode="json"),
         data_fingerprint=fingerprint,
     )
-    if not resume:
-        runs.clear(folder)
-    run = runs.Run(folder)
+    run = runs.Run(folder, is_new=not resume)
     try:
         if loaded is not None:
             runs.save_recipe(folder, to_yaml(recipe))
@@ -163,9 +169,6 @@ def _train(
             log.info("%s", loaded.as_text())
             log.info("tiles: %s train, %s val", f"{len(parts['train']):,}", f"{len(parts['val']):,}")
         done = loop.train(network, loop.Task(store, parts["train"], parts["val"], card, recipe), run, resume=resume)
-    except KeyboardInterrupt:
-        log.info("interrupted; go on with: landseg train %s --out %s --resume", dataset.folder, folder)
-        raise
     finally:
         run.close()
     return Trained(folder, done.best_miou, done.best_epoch + 1, done.epoch, done.step, done.elapsed_s)

@@ -1,0 +1,190 @@
+"""Recipes: what is wrong in one is said with its key, its value, what is needed and the nearest name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from landseg.core.config import (
+    AugmentConfig,
+    LossConfig,
+    ModelConfig,
+    Recipe,
+    TrainConfig,
+    fields,
+    load_recipe,
+    parse_recipe,
+    parse_yaml,
+    recipe_names,
+    recipe_text,
+    to_yaml,
+)
+from landseg.core.errors import LandsegError
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_shipped_recipe_parses(name: str) -> None:
+    recipe = load_recipe(name)
+    assert load_recipe(name, []) == recipe
+    assert parse_recipe(parse_yaml(to_yaml(recipe))) == recipe
+    assert recipe_text(name).startswith("#")
+
+
+def test_default_is_first_and_is_what_no_name_gives() -> None:
+    assert recipe_names()[0] == "default"
+    assert load_recipe() == load_recipe("default")
+
+
+def test_settings_override_the_recipe_and_the_recipe_the_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("train:\n  lr: 1e-3\n  epochs: 7\n", encoding="utf-8")
+    recipe = load_recipe(path, ["train.epochs=9", "train.minutes=1.5", "predict.bands=[4, 1]", "model.encoder=resnet18"])
+    assert (recipe.train.lr, recipe.train.epochs, recipe.train.minutes) == (0.001, 9, 1.5)
+    assert (recipe.predict.bands, recipe.model.encoder, recipe.train.batch) == ((4, 1), "resnet18", TrainConfig().batch)
+
+
+@pytest.mark.parametrize(
+    ("setting", "parts"),
+    [
+        ("train.lrr=1", ("no setting is called train.lrr", "did you mean train.lr?")),
+        ("trian.lr=1", ("trian", "did you mean train")),
+        ("batch=4", ("no setting is called batch", "train.batch")),
+        ("train.lr.x=1", ("no setting is called train.lr.x", "did you mean train.lr?")),
+        ("train.lr=fast", ("--set train.lr=fast: train.lr", "'fast'", "valid number", "highest learning rate")),
+        ("train.lr='0.1'", ("train.lr", "'0.1'", "valid number")),
+        ("train.lr=true", ("train.lr", "True", "valid number")),
+        ("train.lr=-1", ("train.lr", "-1", "greater than 0")),
+        ("train.lr=.inf", ("train.lr", "inf", "finite")),
+        ("train.minutes=.nan", ("train.minutes", "nan", "finite")),
+        ("train.epochs=1.5", ("train.epochs", "1.5", "integer")),
+        ("train.epochs=0", ("train.epochs", "0", "greater than or equal to 1")),
+        ("train.compile=no", ("train.compile", "'no'", "boolean")),
+        ("train.compile=1", ("train.compile", "1", "boolean")),
+        ("model.network=unett", ("model.network", "'unett'", "'unet'")),
+        ("model.weights=", ("model.weights", "None", "string")),
+        ("augment.blur=2", ("augment.blur", "2", "less than or equal to 1")),
+        ("loss.class_weights=[1, x]", ("--set loss.class_weights=[1, x]", "'x'", "number", "one weight a class")),
+        ("train=5", ("--set train=5: train", "5", "landseg recipe show default")),
+        ("train.epochs=null", ("never end",)),
+        ("train.lr", ("no key=value", "--set train.lr=0.01")),
+        ("=3", ("no key=value",)),
+        ("train.lr=[1", ("not YAML",)),
+        ("train.lr=!!int abc", ("not YAML",)),
+        ("train.lr=!!timestamp abc", ("not YAML",)),
+        ("train.lr=*alias", ("not YAML",)),
+        ("train.lr=!!python/object/apply:os.getcwd []", ("not YAML",)),
+    ],
+)
+def test_a_setting_that_is_wrong_says_which_and_why(setting: str, parts: tuple[str, ...]) -> None:
+    with pytest.raises(LandsegError) as caught:
+        load_recipe(None, [setting])
+    assert "\n" not in str(caught.value)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("train: {lr: abc}", ("bad.yaml: train.lr", "'abc'", "valid number")),
+        ("train: {epoch: 3}", ("bad.yaml", "train.epoch", "did you mean train.epochs?")),
+        ("optimizer: {lr: 1}", ("bad.yaml", "optimizer")),
+        ("- 1", ("bad.yaml", "not a tree")),
+        ("train: 5", ("bad.yaml", "not a tree")),
+        ("train: {1: 2}", ("bad.yaml", "train.1")),
+        ("1: {a: 2}", ("bad.yaml",)),
+        ("train: [", ("bad.yaml", "not YAML")),
+        ("train:\n\tlr: 1", ("bad.yaml", "not YAML")),
+    ],
+)
+def test_a_recipe_file_that_is_wrong_is_named(tmp_path: Path, text: str, parts: tuple[str, ...]) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(LandsegError) as caught:
+        load_recipe(path)
+    assert "\n" not in str(caught.value)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_files_that_hold_no_recipe(tmp_path: Path) -> None:
+    (tmp_path / "gbk.yaml").write_bytes("# 学习率\n".encode("gbk"))
+    (tmp_path / "folder.yaml").mkdir()
+    for name, found in [("gbk.yaml", "UTF-8"), ("folder.yaml", "directory"), ("none.yaml", "No such file")]:
+        with pytest.raises(LandsegError, match=found):
+            load_recipe(tmp_path / name)
+    with pytest.raises(LandsegError, match="did you mean tiny"):
+        load_recipe("tinny")
+
+
+def test_a_file_or_a_section_with_everything_commented_out_is_the_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    for text in ("", "# train:\n", "train:\n  # lr: 1\nloss:\n"):
+        path.write_text(text, encoding="utf-8-sig")
+        assert load_recipe(path) == Recipe()
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 1e-3), ("4E5", 4e5), ("+.5", 0.5), ("3.", 3.0), ("-7", -7), ("089", 89), ("010", 10), ("0o17", "0o17"), ("1:30", "1:30"),
+        ("no", "no"), ("Off", "Off"), ("y", "y"), ("true", True), ("FALSE", False), ("null", None), ("~", None), ("", None),
+        (".INF", float("inf")), ("1_000", "1_000"), ("0x1F", "0x1F"), ("e5", "e5"), (".", "."), ("-", [None]), ("'1e3'", "1e3"),
+        ("2020-01-01", "2020-01-01"), ("<<", "<<"),
+    ],
+)  # fmt: skip
+def test_scalars_are_those_of_yaml_1_2(text: str, value: object) -> None:
+    found = parse_yaml(text)
+    assert found == value and type(found) is type(value)
+
+
+_WORDS = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), min_size=1) | st.sampled_from(
+    ["1e5", "1.", "no", "yes", "0o17", "089", "null", "~", "1:30", ".5", "-1e-3", "=", "<<", "true", "# x", "a: b", "[1]", "耕地.pth"]
+)
+_FLOATS = st.floats(1e-300, 1e300)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    _WORDS, _FLOATS, st.none() | _FLOATS, st.none() | st.lists(st.floats(0, 1e9), min_size=1, max_size=4), st.floats(0, 180), st.booleans()
+)
+def test_what_is_written_is_read_back_equal(
+    weights: str, lr: float, minutes: float | None, class_weights: list[float] | None, rotation: float, flips: bool
+) -> None:
+    recipe = Recipe(
+        model=ModelConfig(weights=weights),
+        train=TrainConfig(lr=lr, minutes=minutes, precision="16"),
+        augment=AugmentConfig(rotation_deg=rotation, flips=flips),
+        loss=LossConfig(class_weights=None if class_weights is None else tuple(class_weights)),
+    )
+    assert parse_recipe(parse_yaml(to_yaml(recipe))) == recipe
+
+
+def test_other_yaml_readers_read_the_words_alike() -> None:
+    recipe = Recipe(model=ModelConfig(weights="no", encoder="1e5"))
+    assert yaml.safe_load(to_yaml(recipe))["model"] == {"network": "deeplabv3plus", "encoder": "1e5", "weights": "no"}
+
+
+def test_whole_numbers_stand_for_floats_and_bits_for_words() -> None:
+    recipe = load_recipe(None, ["train.lr=1", "loss.class_weights=[1, 2]", "train.precision=32"])
+    assert recipe.train.lr == 1.0 and recipe.loss.class_weights == (1, 2) and recipe.train.precision == "32"
+
+
+def test_every_setting_says_what_it_means() -> None:
+    known = list(fields())
+    assert {"model.network", "model.encoder", "model.weights", "train.lr", "predict.batch"} <= {key for key, *_ in known}
+    for key, kind, value, text in known:
+        assert len(text) > 10, key
+        assert "typing" not in kind and "class '" not in kind and "None" not in kind, (key, kind)
+        section, name = key.split(".")
+        default = getattr(getattr(Recipe(), section), name)
+        assert parse_yaml(value) == (list(default) if isinstance(default, tuple) else default), key
+
+
+def test_a_recipe_does_not_change() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Recipe().train.lr = 1.0  # type: ignore[misc]

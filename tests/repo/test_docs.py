@@ -1,0 +1,247 @@
+"""The documentation says what the program does: generated pages, commands, settings and links are held against the code."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from landseg.cli import main
+from landseg.core.config import fields, load_recipe, recipe_names
+from landseg.core.errors import LandsegError
+from landseg.data import world
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+MOST_BYTES = 250_000
+
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_INLINE = re.compile(r"`(landseg [a-z][^`]*)`")
+_LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+# Written so that they do not match themselves: folders of one machine, and hosts that serve packages.
+_PLACES = re.compile(r"(?<![\w.~<>/])/(?:work|root|home|tmp|Users|opt)/[\w.-]|[a-z]:\\Users", re.IGNORECASE)
+_HOSTS = re.compile(
+    r"pypi[.](?:org|python)|files[.]pythonhosted|index[-]url|/(?:simple)/|mirrors?[.][a-z]+[.]|artifac(?:tory)|conda[.]anaconda",
+    re.IGNORECASE,
+)
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def shell_lines(page: Path) -> list[str]:
+    """The `landseg` commands in a page's blocks of shell."""
+    blocks = [body for language, body in _FENCE.findall(page.read_text(encoding="utf-8")) if language in ("sh", "bash", "console")]
+    return [line.strip() for body in blocks for line in body.splitlines() if line.strip().startswith("landseg ")]
+
+
+def parse(line: str) -> click.Context:
+    """Let the command line parse a command without running it."""
+    words = shlex.split(line, comments=True)[1:]
+    words = words[: words.index(">")] if ">" in words else words
+    command: click.Command = main
+    context = click.Context(main, info_name="landseg")
+    while isinstance(command, click.Group):
+        assert words and words[0] in command.commands, f"{line!r}: {words[:1]} is no command"
+        command = command.commands[words[0]]
+        context = click.Context(command, parent=context, info_name=words[0]) if isinstance(command, click.Group) else context
+        word, *words = words
+    return command.make_context(word, words, parent=context)
+
+
+def verbs(group: click.Group = main, *before: str) -> list[tuple[str, ...]]:
+    found: list[tuple[str, ...]] = []
+    for word, command in group.commands.items():
+        found.append((*before, word))
+        if isinstance(command, click.Group):
+            found += verbs(command, *before, word)
+    return found
+
+
+@cache
+def generate() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def kept_files() -> list[Path]:
+    """Files that git tracks or would track."""
+    listing = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if listing.returncode:
+        pytest.skip("not a git checkout")
+    return [path for path in (ROOT / line for line in listing.stdout.split("\0") if line) if path.is_file()]
+
+
+@pytest.mark.parametrize("page", ["commands.md", "recipe.md"])
+def test_generated_pages_are_up_to_date(page: str) -> None:
+    path = ROOT / "docs" / "reference" / page
+    assert path.read_text(encoding="utf-8") == generate().pages()[path], "run `make docs`"
+
+
+def test_the_generated_reference_leaves_nothing_out() -> None:
+    commands = (ROOT / "docs/reference/commands.md").read_text(encoding="utf-8")
+    for words in verbs():
+        command: click.Command = main
+        for word in words:
+            assert isinstance(command, click.Group)
+            command = command.commands[word]
+        if not isinstance(command, click.Group):
+            assert f"\n## landseg {' '.join(words)}\n" in commands
+            assert all(option in commands for parameter in command.params for option in parameter.opts if option.startswith("-"))
+    settings = (ROOT / "docs/reference/recipe.md").read_text(encoding="utf-8")
+    assert all(f"| `{key}` |" in settings for key, *_ in fields())
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if shell_lines(page)], ids=name)
+def test_every_command_in_the_documentation_is_one(page: Path) -> None:
+    for line in shell_lines(page):
+        arguments = parse(line).params
+        settings = arguments.get("set_") or ()
+        # A placeholder recipe is the reader's own file; its name says so by its ending.
+        recipe = arguments.get("recipe")
+        load_recipe(None if recipe is None or recipe.endswith(".yaml") else recipe, settings)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if _INLINE.search(page.read_text(encoding="utf-8"))], ids=name)
+def test_commands_within_sentences_exist(page: Path) -> None:
+    for text in _INLINE.findall(page.read_text(encoding="utf-8")):
+        command: click.Command = main
+        for word in text.split()[1:]:
+            if isinstance(command, click.Group) and re.fullmatch(r"[a-z]+", word):
+                assert word in command.commands, f"{text!r}: {word} is no command"
+                command = command.commands[word]
+        known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+        assert {word for word in text.split() if re.match(r"--?[a-z]", word)} <= known, text
+
+
+def test_the_check_of_commands_notices_what_does_not_exist() -> None:
+    with pytest.raises(click.NoSuchOption):
+        parse("landseg train data --out runs/first --frobnicate")
+    with pytest.raises(click.MissingParameter):
+        parse("landseg train data")
+    with pytest.raises(AssertionError, match="is no command"):
+        parse("landseg parcel map.tif")
+    with pytest.raises(LandsegError, match=r"train\.lr"):
+        load_recipe(None, parse("landseg train data --out runs/first --set train.rl=1").params["set_"])
+
+
+def test_the_readme_journey_runs(tmp_path: Path) -> None:
+    """Its seven commands as they stand, on a small invented competition and for one short epoch without pretrained weights."""
+    invented = world.write_competition(tmp_path, 3, train_scenes=2, test_scenes=1, height=128, width=128, tile=64, unlabelled_tiles=False)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (block,) = [body for _, body in _FENCE.findall(text) if body.startswith("landseg prepare")]
+    lines = block.strip().splitlines()
+    assert [line.split()[1] for line in lines] == ["prepare", "prepare", "split", "train", "evaluate", "predict", "submit"]
+    for line in lines:
+        words = shlex.split(line)[1:]
+        if words[0] == "train":
+            words = [
+                *words,
+                "--set",
+                "model.weights=none",
+                "--set",
+                "train.minutes=null",
+                "--set",
+                "train.epochs=1",
+                "--set",
+                "train.batch=2",
+            ]
+        if words[0] == "split":
+            words[words.index("--val") + 1] = "0.5"  # a twentieth of eight tiles is none
+        done = subprocess.run([sys.executable, "-m", "landseg.cli", *words], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+    assert (tmp_path / "runs/first/report/report.html").is_file()
+    assert (tmp_path / "result.zip").is_file()
+    assert invented.test_zip.is_file(), "sources are left alone"
+
+
+@pytest.mark.parametrize("words", [(), *verbs()], ids=lambda words: " ".join(words) or "landseg")
+def test_help_opens_with_what_it_does_and_names_the_result(words: tuple[str, ...]) -> None:
+    shown = CliRunner().invoke(main, [*words, "--help"])
+    assert shown.exit_code == 0
+    usage, opening, *rest = [" ".join(part.split()) for part in shown.output.split("\n\n")]
+    assert usage.startswith("Usage: ")
+    assert opening[0].isupper() and opening.endswith(".") and not opening.startswith("The result")
+    if words:
+        assert any(part.startswith("The result is ") for part in rest)
+
+
+@pytest.mark.parametrize("recipe", recipe_names())
+def test_shipped_recipes_parse_and_say_what_they_are_for(recipe: str) -> None:
+    load_recipe(recipe)
+    shown = CliRunner().invoke(main, ["recipe", "list"])
+    assert re.search(rf"^{recipe} +\S.*", shown.output, re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_resolve(page: Path) -> None:
+    for link in _LINK.findall(_FENCE.sub("", page.read_text(encoding="utf-8"))):
+        if re.match(r"[a-z]+:", link):
+            continue
+        target, _, anchor = link.partition("#")
+        path = (page.parent / target).resolve() if target else page
+        assert path.exists(), f"{name(page)}: {link}"
+        assert ROOT in path.parents, f"{name(page)}: {link} leads out of the repository"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", _FENCE.sub("", path.read_text(encoding="utf-8")), re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings], f"{name(page)}: {link}"
+
+
+def test_every_page_and_picture_is_reached_from_the_readme() -> None:
+    seen, todo = set(), [ROOT / "README.md"]
+    while todo:
+        page = todo.pop()
+        if page in seen:
+            continue
+        seen.add(page)
+        if page.suffix == ".md":
+            links = (link.partition("#")[0] for link in _LINK.findall(page.read_text(encoding="utf-8")) if not re.match(r"[a-z]+:", link))
+            todo += [(page.parent / link).resolve() for link in links if link]
+    pictures = [path for path in (ROOT / "docs" / "pictures").iterdir() if path.suffix in (".jpg", ".png", ".svg")]
+    assert not [name(path) for path in (*PAGES, *pictures) if path not in seen]
+
+
+def test_nothing_large_is_tracked() -> None:
+    assert not [f"{name(path)}: {path.stat().st_size:,} bytes" for path in kept_files() if path.stat().st_size > MOST_BYTES]
+
+
+def test_no_file_names_a_machine_or_a_registry() -> None:
+    found = []
+    for path in kept_files():
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError:
+            continue
+        found += [
+            f"{name(path)}:{i}: {line.strip()[:120]}" for i, line in enumerate(lines, 1) if _PLACES.search(line) or _HOSTS.search(line)
+        ]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("line", "is_refused"),
+    [
+        ("see /" + "home/anna/data.zip", True),
+        ("cd /" + "tmp/x", True),
+        ("--extra-index" + "-url https://example", True),
+        ("`data/images` and runs/home/x", False),
+        ("https://example.org/home/page", False),
+    ],
+)
+def test_the_check_of_places_sees_them(line: str, is_refused: bool) -> None:
+    assert bool(_PLACES.search(line) or _HOSTS.search(line)) is is_refused

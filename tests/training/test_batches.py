@@ -1,0 +1,195 @@
+"""Every tile once an epoch, in batches of equal shape, whatever thread made them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from landseg.core.classes import IGNORE_INDEX
+from landseg.data.dataset import DatasetInfo, open_dataset, write_info
+from landseg.data.pack import open_tiles
+from landseg.data.packing import Entry
+from landseg.data.world import CLASSES, write_tiles
+from landseg.training.batches import Batches
+from landseg.training.draws import tile_keys
+
+
+class Store:
+    """Tiles in memory; a tile's number is in its first band, its place in the others."""
+
+    bands, dtype = 3, "uint16"
+
+    def __init__(self, shapes: list[tuple[int, int]]) -> None:
+        self.entries = [Entry(f"tile {i}", 0, 0, height, width, "", "", ()) for i, (height, width) in enumerate(shapes)]
+        self.read: list[int] = []
+
+    def image(self, i: int) -> np.ndarray:
+        self.read.append(i)
+        rows, cols = np.mgrid[: self.entries[i].height, : self.entries[i].width]
+        return np.stack([np.full_like(rows, i + 1), rows, cols], 2).astype(np.uint16)
+
+    def label(self, i: int) -> np.ndarray:
+        image = self.image(i)
+        return ((image[..., 1] * 3 + image[..., 2]) % 200).astype(np.uint8)
+
+
+def tiles(count: int) -> Store:
+    return Store([(8, 8)] * count)
+
+
+def flat(found: list[list[int]]) -> list[int]:
+    return [number for batch in found for number in batch]
+
+
+def numbers(batches: Batches, epoch: int, start: int = 0) -> list[list[int]]:
+    return [(batch.images[:, 0, 0, 0].astype(int) - 1).tolist() for batch in batches.epoch(epoch, start)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 20), st.integers(0, 3))
+def test_every_tile_comes_once_in_batches_that_hold_no_more_than_was_asked(count: int, size: int, epoch: int) -> None:
+    batches = Batches(tiles(count), range(count), size, seed=0)
+    found = numbers(batches, epoch)
+    sizes = [len(batch) for batch in found]
+    assert sorted(flat(found)) == (list(range(count)) if count > 1 else [0, 0])
+    assert len(found) == batches.count
+    assert max(sizes) - min(sizes) <= 1
+    assert min(sizes) >= 2
+    assert max(sizes) <= max(size, 3 if size <= 2 else 2)
+
+
+def test_only_the_chosen_tiles_come() -> None:
+    found = numbers(Batches(tiles(20), [3, 5, 19, 7], 2, seed=0), 0)
+    assert sorted(flat(found)) == [3, 5, 7, 19]
+
+
+def test_the_order_changes_with_epoch_and_seed_and_is_else_the_same() -> None:
+    orders = {(seed, epoch): tuple(flat(numbers(Batches(tiles(30), range(30), 4, seed), epoch))) for seed in (0, 1) for epoch in (0, 1, 2)}
+    assert len(set(orders.values())) == 6
+    assert orders[0, 1] == tuple(flat(numbers(Batches(tiles(30), range(30), 4, 0), 1)))
+    assert orders[0, 1] == tuple(flat(numbers(Batches(tiles(30), range(30)[::-1], 4, 0), 1)))
+
+
+@pytest.mark.parametrize("start", [0, 1, 4, 7, 8])
+def test_starting_at_a_batch_skips_exactly_those_before_it(start: int) -> None:
+    store = Store([(8, 8)] * 25 + [(12, 10)] * 5)
+    whole = list(Batches(store, range(30), 4, 3).epoch(2))
+    assert len(whole) == 8
+    store.read.clear()
+    rest = list(Batches(store, range(30), 4, 3).epoch(2, start))
+    assert len(rest) == 8 - start
+    for a, b in zip(whole[start:], rest, strict=True):
+        assert np.array_equal(a.keys, b.keys) and np.array_equal(a.images, b.images) and np.array_equal(a.labels, b.labels)
+    assert len(set(store.read)) == sum(len(batch.keys) for batch in rest)
+
+
+def test_keys_belong_to_the_tiles() -> None:
+    store = tiles(9)
+    for batch in Batches(store, range(9), 4, 0).epoch(0):
+        names = [store.entries[int(image[0, 0, 0]) - 1].name for image in batch.images]
+        assert np.array_equal(batch.keys, tile_keys(names))
+
+
+def test_tiles_of_other_sizes_are_cropped_and_filled_up() -> None:
+    store = Store([(10, 14)] * 5 + [(25, 14), (10, 30), (40, 40), (4, 14), (3, 50), (10, 1)])
+    batches = Batches(store, range(11), 3, seed=0)
+    assert batches.shape == (10, 14)
+    places: dict[int, set[tuple[int, int]]] = {}
+    for epoch in range(30):
+        for batch in batches.epoch(epoch):
+            assert batch.images.shape[1:] == (10, 14, 3) and batch.images.dtype == np.uint16
+            assert batch.labels.shape[1:] == (10, 14) and batch.labels.dtype == np.uint8
+            for image, label in zip(batch.images, batch.labels, strict=True):
+                i = int(image[0, 0, 0]) - 1
+                height, width = min(10, store.entries[i].height), min(14, store.entries[i].width)
+                row, col = int(image[0, 0, 1]), int(image[0, 0, 2])
+                places.setdefault(i, set()).add((row, col))
+                assert np.array_equal(image[:height, :width], store.image(i)[row : row + height, col : col + width])
+                assert np.array_equal(label[:height, :width], store.label(i)[row : row + height, col : col + width])
+                outside = np.ones((10, 14), bool)
+                outside[:height, :width] = False
+                assert (label[outside] == IGNORE_INDEX).all() and not image[outside].any()
+    assert places[0] == places[8] == places[10] == {(0, 0)}
+    rows, cols = zip(*places[7], strict=True)
+    assert min(rows) < 5 and max(rows) > 25 and min(cols) < 5 and max(cols) > 21 and max(rows) <= 30 and max(cols) <= 26
+
+
+def test_a_crop_is_the_tiles_own_whatever_its_batch() -> None:
+    store = Store([(8, 8)] * 20 + [(30, 30)] * 6)
+    found = []
+    for size, chosen in ((3, range(26)), (7, range(26)), (4, [*range(8), *range(20, 26)])):
+        crops = {}
+        for batch in Batches(store, chosen, size, seed=1).epoch(4):
+            crops.update({int(key): image.tobytes() for key, image in zip(batch.keys, batch.images, strict=True)})
+        found.append(crops)
+    assert found[0] == found[1]
+    assert found[2].items() <= found[0].items()
+
+
+def threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "landseg-batches"]
+
+
+@pytest.mark.parametrize("bad", [0, 5, 11])
+def test_an_error_on_the_thread_comes_out(bad: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = tiles(12)
+    real = store.label
+
+    def label(i: int) -> np.ndarray:
+        if i == bad:
+            raise OSError("the disk is gone")
+        return real(i)
+
+    monkeypatch.setattr(store, "label", label)
+    found = []
+    with pytest.raises(OSError, match="the disk is gone"):
+        for batch in Batches(store, range(12), 3, 0).epoch(0):
+            found.extend((batch.images[:, 0, 0, 0].astype(int) - 1).tolist())
+    assert bad not in found
+    assert not threads()
+
+
+def test_leaving_an_epoch_early_leaves_no_thread() -> None:
+    batches = Batches(tiles(200), range(200), 2, 0)
+    for way in ("close", "break", "never begun"):
+        epoch = batches.epoch(0)
+        if way == "close":
+            next(epoch)
+            assert len(threads()) == 1
+            epoch.close()  # type: ignore[attr-defined]
+        elif way == "break":
+            for _ in epoch:
+                break
+        del epoch
+        assert not threads()
+
+
+def test_batches_are_made_a_little_ahead_and_no_more() -> None:
+    store = tiles(200)
+    epoch = Batches(store, range(200), 2, 0).epoch(0)
+    next(epoch)
+    time.sleep(0.3)
+    assert 2 * 2 < len(set(store.read)) <= 2 * 6
+    epoch.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("use_pack", [True, False])
+def test_batches_of_a_data_set_hold_its_pixels(tmp_path: Path, use_pack: bool) -> None:
+    write_tiles(tmp_path, 2, 7, 24, 4, "float32")
+    write_info(tmp_path, DatasetInfo(name="test", classes=CLASSES, bands=("a", "b", "c", "d")))
+    store = open_tiles(open_dataset(tmp_path), use_pack=use_pack)
+    number = {int(key): i for i, key in enumerate(tile_keys([entry.name for entry in store.entries]))}
+    seen = []
+    for batch in Batches(store, range(7), 3, 0).epoch(0):
+        assert batch.images.flags.writeable and batch.images.dtype == np.float32
+        for key, image, label in zip(batch.keys, batch.images, batch.labels, strict=True):
+            i = number[int(key)]
+            seen.append(i)
+            assert np.array_equal(image, store.image(i)) and np.array_equal(label, store.label(i))
+    assert sorted(seen) == list(range(7))

@@ -1,0 +1,237 @@
+"""The training loop: what it learns, what it keeps, and that stopping it changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from landseg.core.config import Recipe, load_recipe
+from landseg.core.errors import LandsegError
+from landseg.core.runs import Run, read_metrics
+from landseg.data import world
+from landseg.data.dataset import Dataset, DatasetInfo
+from landseg.data.pack import TileStore, open_tiles
+from landseg.network.build import Network, Normalisation, build
+from landseg.network.checkpoint import ModelCard, load_card, load_model
+from landseg.scoring.confusion import scores
+from landseg.scoring.evaluate import tile_matrices
+from landseg.training import loop
+from landseg.training.augment import augment
+from landseg.training.state import load_state
+
+SETTINGS = ["train.epochs=3", "train.batch=4", "train.device=cpu", "train.ema=0.9", "model.network=unet", "train.seed=3"]
+NORMALISATION = Normalisation((110.0, 110.0, 100.0), (45.0, 45.0, 45.0))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> TileStore:
+    folder = world.write_tiles(tmp_path_factory.mktemp("tiles"), 1, 14, tile=64)
+    return open_tiles(Dataset(folder, DatasetInfo(name="w", classes=world.CLASSES)))
+
+
+def start(store: TileStore, folder: Path, *settings: str, resume: bool = False, val: range = range(10, 14)) -> loop.Position:
+    network, task = make(store, load_recipe("tiny", [*SETTINGS, *settings]), val)
+    run = Run(folder)
+    try:
+        return loop.train(network, task, run, resume=resume)
+    finally:
+        run.close()
+
+
+def make(store: TileStore, recipe: Recipe, val: range) -> tuple[Network, loop.Task]:
+    torch.manual_seed(0)
+    network = build(recipe.model.network, recipe.model.encoder, store.bands, len(world.CLASSES), NORMALISATION)
+    card = ModelCard(
+        landseg_version="test", network=recipe.model.network, encoder=recipe.model.encoder, bands=("red", "green", "blue"), dtype="uint8",
+        mean=NORMALISATION.mean, std=NORMALISATION.std, classes=world.CLASSES, tile_size=(64, 64),
+    )  # fmt: skip
+    return network, loop.Task(store, range(10), val, card, recipe)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    state = load_state(folder / "state")
+    return {**state["network"], **{f"average {name}": tensor for name, tensor in state["average"].items()}}
+
+
+def same(first: Path, second: Path) -> bool:
+    a, b = weights(first), weights(second)
+    equal = a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    return equal and (first / "model" / "model.safetensors").read_bytes() == (second / "model" / "model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(store: TileStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    start(store, folder)
+    return folder
+
+
+def test_a_run_repeats_bit_for_bit(store: TileStore, undisturbed: Path, tmp_path: Path) -> None:
+    start(store, tmp_path / "again")
+    assert same(undisturbed, tmp_path / "again")
+
+
+def test_another_seed_gives_another_run(store: TileStore, undisturbed: Path, tmp_path: Path) -> None:
+    start(store, tmp_path / "other", "train.seed=4")
+    assert not same(undisturbed, tmp_path / "other")
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 4, 5, 6, 7])
+def test_stopped_at_any_step_and_resumed_ends_alike(
+    store: TileStore, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    calls = 0
+
+    def interrupting(*arguments: object, **options: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == stop:
+            os.kill(os.getpid(), signal.SIGINT)
+        return augment(*arguments, **options)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "augment", interrupting)
+        with pytest.raises(KeyboardInterrupt):
+            start(store, tmp_path / "run")
+    at = load_state(tmp_path / "run" / "state")["position"]
+    assert at["step"] == stop
+    start(store, tmp_path / "run", resume=True)
+    assert same(undisturbed, tmp_path / "run")
+    steps = [(line["step"], "val/miou" in line) for line in read_metrics(tmp_path / "run")]
+    assert len(set(steps)) == len(steps), "a line of the metrics stands there twice"
+    assert {step for step, is_val in steps if is_val} == {line["step"] for line in read_metrics(undisturbed) if "val/miou" in line}
+
+
+def test_interrupted_while_validating_ends_alike(
+    store: TileStore, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validate = tile_matrices
+
+    def interrupting(*arguments: object, **options: object) -> np.ndarray:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return validate(*arguments, **options)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "tile_matrices", interrupting)
+        with pytest.raises(KeyboardInterrupt):
+            start(store, tmp_path / "run")
+    start(store, tmp_path / "run", resume=True)
+    assert same(undisturbed, tmp_path / "run")
+
+
+def test_a_state_from_before_the_last_epoch_leads_to_the_same_end(store: TileStore, undisturbed: Path, tmp_path: Path) -> None:
+    """As after kill -9: the newest state is gone, the best model on the disk is of a later epoch."""
+    start(store, tmp_path / "run")
+    newest = sorted((tmp_path / "run" / "state").glob("step-*.json"))[-1]
+    newest.unlink()
+    start(store, tmp_path / "run", resume=True)
+    assert same(undisturbed, tmp_path / "run")
+
+
+def test_signal_handlers_are_put_back(store: TileStore, undisturbed: Path, tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    start(store, tmp_path / "run", "train.epochs=1")
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_it_trains_on_a_thread_too(store: TileStore, tmp_path: Path) -> None:
+    done: list[loop.Position] = []
+    thread = threading.Thread(target=lambda: done.append(start(store, tmp_path / "run", "train.epochs=1")))
+    thread.start()
+    thread.join()
+    assert done and done[0].epoch == 1
+
+
+def test_one_batch_is_learnt(store: TileStore, tmp_path: Path) -> None:
+    settings = ["train.epochs=200", "train.batch=2", "train.ema=null", "train.lr=0.005", "train.validate_every=200"]
+    still = ["augment.flips=false", "augment.quarter_turns=false"]
+    network, task = make(store, load_recipe("tiny", [*SETTINGS, *settings, *still]), range(2))
+    task = loop.Task(store, range(2), range(2), task.card, task.recipe)
+    run = Run(tmp_path / "run")
+    done = loop.train(network, task, run, resume=False)
+    run.close()
+    assert done.best_miou > 0.95
+
+
+def test_the_kept_model_scores_what_was_printed(store: TileStore, undisturbed: Path) -> None:
+    network, card = load_model(undisturbed)
+
+    def predict(images: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return network(torch.from_numpy(images).permute(0, 3, 1, 2)).argmax(1).to(torch.uint8).numpy()
+
+    again = scores(tile_matrices(predict, store, range(10, 14), len(world.CLASSES), 4).sum(0), card.class_names)
+    best = max(line["val/miou"] for line in read_metrics(undisturbed) if "val/miou" in line)
+    assert again.miou == pytest.approx(best, abs=1e-4)
+    assert card.scores["val"]["miou"] == best
+    assert json.loads((undisturbed / "model" / "model.json").read_text())["scores"]["val"]["definition"]
+
+
+def test_metrics_and_files_are_those_of_the_contract(undisturbed: Path) -> None:
+    lines = read_metrics(undisturbed)
+    assert all({"step", "epoch", "time_s"} <= line.keys() for line in lines)
+    keys = set().union(*lines)
+    assert {"train/loss", "train/lr", "val/miou", "val/iou/road", "speed/images_per_s"} <= keys
+    assert [line["epoch"] for line in lines if "val/miou" in line] == [1, 2, 3]
+    names = {path.name.split(".tfevents")[0] for path in undisturbed.iterdir() if not path.name.startswith(".")}
+    assert names == {"metrics.jsonl", "log.txt", "model", "state", "events.out"}
+    assert len(list((undisturbed / "state").glob("*.pt"))) == 2
+    assert {path.name for path in (undisturbed / "model").iterdir()} == {"model.safetensors", "model.json"}
+
+
+def test_the_loss_that_is_no_number_stops_the_run(store: TileStore, tmp_path: Path) -> None:
+    with pytest.raises(LandsegError, match=r"the loss is (nan|inf).*train\.lr"):
+        start(store, tmp_path / "run", "train.lr=1e30", "train.optimiser=sgd", "train.warmup=0")
+
+
+def test_patience_stops_early(store: TileStore, tmp_path: Path) -> None:
+    done = start(store, tmp_path / "run", "train.epochs=50", "train.patience=2", "train.lr=1e-12", "train.ema=null")
+    assert done.epoch < 50
+    assert done.since_best == 2
+    again = start(store, tmp_path / "run", "train.epochs=50", "train.patience=2", "train.lr=1e-12", "train.ema=null", resume=True)
+    assert again == done, "a finished run stays finished"
+
+
+def test_minutes_end_the_run_in_the_middle_of_an_epoch(store: TileStore, tmp_path: Path) -> None:
+    done = start(store, tmp_path / "run", "train.minutes=0.02", "train.batch=2")
+    assert 0 < done.elapsed_s < 20
+    assert (tmp_path / "run" / "model" / "model.json").is_file()
+    again = start(store, tmp_path / "run", "train.minutes=0.02", "train.batch=2", resume=True)
+    assert again.step == done.step
+
+
+def test_train_size_trains_small_and_scores_at_full_size(store: TileStore, tmp_path: Path) -> None:
+    start(store, tmp_path / "run", "train.size=40", "train.epochs=1")
+    card = load_card(tmp_path / "run" / "model")
+    assert card.size == 40
+    labelled = sum(sum(store.entries[i].class_pixels) for i in range(10, 14))
+    assert card.scores["val"]["pixels"] == labelled
+
+
+def test_clipping_precision_and_adamw_run(store: TileStore, tmp_path: Path) -> None:
+    done = start(
+        store, tmp_path / "run", "train.clip=1.0", "train.precision=bf16", "train.epochs=1", "augment.rotation_deg=15", "augment.blur=0.5"
+    )
+    assert done.step == 3
+
+
+def test_a_missing_device_is_refused(store: TileStore, tmp_path: Path) -> None:
+    with pytest.raises(LandsegError, match=r"train\.device"):
+        start(store, tmp_path / "run", "train.device=cuda:77")
