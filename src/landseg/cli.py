@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, Protocol, TypeVar
@@ -252,7 +253,9 @@ def _finish(work: Callable[[], Result], *, as_json: bool, debug: bool) -> None:
         click.echo(json.dumps(result.as_json(), ensure_ascii=False) if as_json else result.as_text())
     except LandsegError as error:
         if debug:
-            raise
+            traceback.print_exc()
+        if error.result is not None:
+            click.echo(json.dumps(error.result.as_json(), ensure_ascii=False) if as_json else error.result.as_text())
         click.echo(f"landseg: {error}", err=True)
         sys.exit(3 if error.is_gate else 2)
     except KeyboardInterrupt:
@@ -272,5 +275,18 @@ def _log_to_stderr(verbose: bool) -> None:
     log.propagate = False
 
 
-if __name__ == "__main__":
-    main()
+def run() -> None:
+    """The command `landseg`: like `main`, with wrong usage told in one line."""
+    try:
+        sys.exit(main(standalone_mode=False, prog_name="landseg"))
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(2)
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else "landseg"
+        click.echo(f"{path}: {error.format_message().rstrip('.')}; `{path} --help` shows what there is", err=True)
+        sys.exit(2)
+    except click.Abort:
+        sys.exit(130)

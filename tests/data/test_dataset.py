@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from landseg.core.classes import make_classes
+from landseg.core.classes import LandClass, make_classes
 from landseg.core.errors import LandsegError
 from landseg.data.dataset import DatasetInfo, list_files, open_dataset, walk, write_info
 
@@ -120,3 +120,17 @@ def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
 def test_walk_is_sorted_and_passes_litter_over(tmp_path: Path) -> None:
     touch(tmp_path, "b/1", "a", ".git/x", "b/.x", "__MACOSX/y", "Thumbs.db")
     assert [path.relative_to(tmp_path).as_posix() for path in walk(tmp_path)] == ["a", "b/1"]
+
+
+@pytest.mark.parametrize(
+    ("classes", "found"),
+    [
+        ([(1, "a"), (0, "b")], "they run 0, 1, 2"),
+        ([(0, "a"), (0, "b")], "they run 0, 1, 2"),
+        ([(0, "a"), (300, "b")], "they run 0, 1, 2"),
+        ([(0, "a"), (1, "a")], "the same name"),
+    ],
+)
+def test_ids_that_are_not_the_places_of_the_names_are_refused(classes: list[tuple[int, str]], found: str) -> None:
+    with pytest.raises(ValueError, match=found):
+        DatasetInfo(name="x", classes=tuple(LandClass(id=i, name=name, colour="#112233") for i, name in classes))

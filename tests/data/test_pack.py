@@ -176,13 +176,14 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
 
     def interrupted(job: Callable[[int], object], items: object, **options: object) -> object:
         for result in real(job, items, **options):  # type: ignore[arg-type]
-            if isinstance(result, packing.Entry):
+            if isinstance(result, list) and isinstance(result[0], packing.Entry):
                 done.append(result)
                 if len(done) > count:
                     raise KeyboardInterrupt
             yield result
 
     monkeypatch.setattr(packing, "parallel_map", interrupted)
+    monkeypatch.setattr(packing, "_CHUNK", 1)
 
 
 @pytest.mark.parametrize("sync_every", [2, 2000])
@@ -190,7 +191,7 @@ def test_packing_goes_on_where_it_was_interrupted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[int], sync_every: int
 ) -> None:
     dataset = make(tmp_path, 12)
-    monkeypatch.setattr(packing, "_SYNC_EVERY", sync_every)
+    monkeypatch.setattr(packing, "_NOTE_EVERY", sync_every)
     with monkeypatch.context() as patch:
         interrupt_after(patch, 7)
         with pytest.raises(KeyboardInterrupt):
@@ -201,7 +202,7 @@ def test_packing_goes_on_where_it_was_interrupted(
     assert sorted(decoded) == [7, 8, 9, 10, 11]
     assert isinstance(store, Pack)
     assert_equal_to_files(store, dataset)
-    assert sorted(path.name for path in (tmp_path / "pack").iterdir()) == ["images.bin", "index.csv", "labels.bin", "pack.json"]
+    assert sorted(path.name for path in (tmp_path / "pack").iterdir()) == [".lock", "images.bin", "index.csv", "labels.bin", "pack.json"]
 
 
 def test_two_kills_that_cut_a_line_each_lose_no_more_than_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[int]) -> None:
@@ -510,3 +511,16 @@ def test_statistics_leave_out_what_is_no_number_and_never_divide_by_zero(tmp_pat
         np.save(tile.image, image)
     mean, std = band_statistics(open_tiles(reopened(dataset)), [0, 1, 2])
     assert np.allclose(mean, (7, 7, 4, 0)) and np.allclose(std, (1, 1, 3, 1))
+
+
+def test_a_store_that_is_open_goes_on_when_the_files_change_and_it_is_written_anew(tmp_path: Path) -> None:
+    """A run in motion holds the store; another verb on mended tiles must not change the pixels under it."""
+    dataset = make(tmp_path)
+    running = open_tiles(dataset)
+    before = [np.array(running.image(i)) for i in range(3)]
+    path = next(tile.image for tile in dataset.tiles if tile.name == running.entries[0].name)
+    cv2.imwrite(str(path), np.zeros((24, 24, 3), np.uint8))
+    mended = open_tiles(reopened(dataset))
+    assert not mended.image(0).any()
+    assert all(np.array_equal(running.image(i), before[i]) for i in range(3))
+    assert running.image(5).any(), "a tile that was not read before is still what it was when the store was opened"

@@ -58,7 +58,7 @@ def test_what_is_saved_is_loaded(model: Path) -> None:
         assert not loaded.training
         state = loaded.state_dict()
         assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
-        assert found == card(weights_sha256=found.weights_sha256) and len(found.weights_sha256) == 64
+        assert found == card(weights_sha256=found.weights_sha256, card_sha256=found.card_sha256) and len(found.weights_sha256) == 64
     assert found.class_names == ("建筑", "b", "c")
     assert sorted(path.name for path in model.iterdir()) == ["model.json", "model.safetensors"]
     text = (model / "model.json").read_text(encoding="utf-8")
@@ -101,7 +101,11 @@ def test_weights_of_another_length_are_refused(model: Path, harm: str) -> None:
 
 def test_weights_and_card_of_two_models_are_refused(model: Path) -> None:
     other = load_card(model).model_copy(update={"encoder": "mobilenetv3_small_075"})
-    (model / "model.json").write_text(other.model_dump_json(), encoding="utf-8")
+    with pytest.raises(LandsegError, match=r"model\.json: its checksum differs"):
+        (model / "model.json").write_text(other.model_dump_json(), encoding="utf-8")
+        load_model(model)
+    signed = other.model_copy(update={"card_sha256": other.digest()})
+    (model / "model.json").write_text(signed.model_dump_json(), encoding="utf-8")
     with pytest.raises(LandsegError, match="do not belong together") as caught:
         load_model(model)
     assert "\n" not in str(caught.value)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
 import importlib.util
 import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -14,11 +17,14 @@ from types import ModuleType
 import click
 import pytest
 from click.testing import CliRunner
+from pydantic import ValidationError
 
+import landseg
 from landseg.cli import main
 from landseg.core.config import fields, load_recipe, recipe_names
 from landseg.core.errors import LandsegError
 from landseg.data import world
+from landseg.data.dataset import DatasetInfo
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -129,6 +135,86 @@ def test_commands_within_sentences_exist(page: Path) -> None:
         assert {word for word in text.split() if re.match(r"--?[a-z]", word)} <= known, text
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if "```python" in page.read_text(encoding="utf-8")], ids=name)
+def test_python_examples_define_every_name_they_use(page: Path) -> None:
+    for language, body in _FENCE.findall(page.read_text(encoding="utf-8")):
+        if language == "python":
+            assert undefined(body) == set(), f"{name(page)}: a reader who copies this gets a NameError"
+            for node in ast.walk(ast.parse(body)):
+                if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "landseg":
+                    assert node.attr in landseg.__all__, f"{name(page)}: landseg.{node.attr}"
+
+
+def undefined(code: str) -> set[str]:
+    """Names that code reads and nothing in it makes."""
+    names = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)]
+    imported = {
+        (alias.asname or alias.name).partition(".")[0]
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+    made = {node.id for node in names if isinstance(node.ctx, ast.Store)} | imported | set(dir(builtins))
+    return {node.id for node in names if isinstance(node.ctx, ast.Load)} - made
+
+
+def test_the_check_of_examples_sees_a_name_that_nobody_made() -> None:
+    assert undefined("import landseg\nlabels = landseg.load_model('x').predict(image)") == {"image"}
+
+
+def planned() -> dict[str, list[str]]:
+    """The table of names that known-limits says are refused."""
+    text = (ROOT / "docs" / "known-limits.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (.+?) \| (`.+`) \|$", text.partition("### Planned names")[2].partition("\n## ")[0], re.MULTILINE)
+    return {where: re.findall(r"`([^`]+)`", names) for where, names in rows}
+
+
+def test_what_is_said_to_be_missing_is_missing() -> None:
+    """A name that has arrived must leave the list of those that have not."""
+    table = planned()
+    assert set(table) == {
+        "commands", "options of `prepare`", "options of `split`", "values of `split --by`", "options of `predict`", "settings",
+        "values of settings",
+    }  # fmt: skip
+    assert not set(table["commands"]) & set(main.commands)
+    for verb in ("prepare", "split", "predict"):
+        known = {option for parameter in main.commands[verb].params for option in parameter.opts}
+        assert not set(table[f"options of `{verb}`"]) & known
+    for value in table["values of `split --by`"]:
+        with pytest.raises(click.BadParameter):
+            parse(f"landseg split data --by {value}")
+    for setting in table["settings"]:
+        assert setting not in [key for key, *_ in fields()]
+    for value in table["values of settings"]:
+        if "=" in value:
+            with pytest.raises(LandsegError):
+                load_recipe(None, [value])
+        else:
+            key, _, word = value.partition(": ")
+            with pytest.raises(ValidationError, match=key):
+                DatasetInfo.model_validate({"name": "x", key: word})
+
+
+def test_the_architecture_lists_the_rooms_in_the_order_of_their_imports() -> None:
+    """Its table and the contracts of pyproject.toml say the same: what stands further down may be imported."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+    layers = {
+        module.strip(): (contract["name"], place)
+        for contract in contracts[1:]
+        for place, layer in enumerate(contract["layers"])
+        for module in layer.split("|")
+    }
+    page = (ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
+    wing, seen = "", []
+    for first, rooms in re.findall(r"^\| (.*?) ?\| (`.+?`) \|", page, re.MULTILINE):
+        wing = first.strip("`") or wing
+        seen += [layers[module] for room in re.findall(r"`(\w+)`", rooms) if (module := f"landseg.{wing}.{room}") in layers]
+    assert len(seen) == len(layers), "each room of a contract stands in the table once"
+    for contract in contracts[1:]:
+        places = [place for found, place in seen if found == contract["name"]]
+        assert places == sorted(places), contract["name"]
+
+
 def test_the_check_of_commands_notices_what_does_not_exist() -> None:
     with pytest.raises(click.NoSuchOption):
         parse("landseg train data --out runs/first --frobnicate")
@@ -163,7 +249,7 @@ def test_the_readme_journey_runs(tmp_path: Path) -> None:
             ]
         if words[0] == "split":
             words[words.index("--val") + 1] = "0.5"  # a twentieth of eight tiles is none
-        done = subprocess.run([sys.executable, "-m", "landseg.cli", *words], cwd=tmp_path, capture_output=True, text=True, check=False)
+        done = subprocess.run([sys.executable, "-m", "landseg", *words], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
     assert (tmp_path / "runs/first/report/report.html").is_file()
     assert (tmp_path / "result.zip").is_file()

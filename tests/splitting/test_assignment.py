@@ -115,3 +115,10 @@ def test_tiles_in_no_part_are_said(dataset: Dataset, caplog: pytest.LogCaptureFi
 def test_a_name_that_is_no_files_name_is_refused(dataset: Dataset, name: str) -> None:
     with pytest.raises(LandsegError, match="--name"):
         write_split(dataset, make(dataset, name))
+
+
+def test_an_unplaced_tile_is_a_group_of_its_own(dataset: Dataset) -> None:
+    rows = "".join(f"{tile.name},train,,,,\n" for tile in dataset.tiles)
+    split_path(dataset, "mine").parent.mkdir(exist_ok=True)
+    split_path(dataset, "mine").write_text("tile,part,group,scene,row,col\n" + rows, encoding="utf-8")
+    assert [tile.group for tile in read_split(dataset, "mine").tiles] == [tile.name for tile in dataset.tiles]

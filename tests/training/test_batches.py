@@ -23,7 +23,7 @@ from landseg.training.draws import tile_keys
 class Store:
     """Tiles in memory; a tile's number is in its first band, its place in the others."""
 
-    bands, dtype = 3, "uint16"
+    bands, dtype, is_mapped = 3, "uint16", True
 
     def __init__(self, shapes: list[tuple[int, int]]) -> None:
         self.entries = [Entry(f"tile {i}", 0, 0, height, width, "", "", ()) for i, (height, width) in enumerate(shapes)]

@@ -20,7 +20,7 @@ from landseg.data import world
 from landseg.data.dataset import Dataset, DatasetInfo
 from landseg.data.pack import TileStore, open_tiles
 from landseg.network.build import Network, Normalisation, build
-from landseg.network.checkpoint import ModelCard, load_card, load_model
+from landseg.network.checkpoint import ModelCard, load_card, load_model, save_model
 from landseg.scoring.confusion import scores
 from landseg.scoring.evaluate import tile_matrices
 from landseg.training import loop
@@ -139,7 +139,7 @@ def test_interrupted_while_validating_ends_alike(
 def test_a_state_from_before_the_last_epoch_leads_to_the_same_end(store: TileStore, undisturbed: Path, tmp_path: Path) -> None:
     """As after kill -9: the newest state is gone, the best model on the disk is of a later epoch."""
     start(store, tmp_path / "run")
-    newest = sorted((tmp_path / "run" / "state").glob("step-*.json"))[-1]
+    newest = sorted((tmp_path / "run" / "state").glob("step-*.state"))[-1]
     newest.unlink()
     start(store, tmp_path / "run", resume=True)
     assert same(undisturbed, tmp_path / "run")
@@ -160,7 +160,14 @@ def test_it_trains_on_a_thread_too(store: TileStore, tmp_path: Path) -> None:
 
 
 def test_one_batch_is_learnt(store: TileStore, tmp_path: Path) -> None:
-    settings = ["train.epochs=200", "train.batch=2", "train.ema=null", "train.lr=0.005", "train.validate_every=200"]
+    settings = [
+        "train.epochs=100",
+        "train.batch=2",
+        "train.ema=null",
+        "train.lr=0.003",
+        "train.validate_every=100",
+        "model.encoder=resnet18",
+    ]
     still = ["augment.flips=false", "augment.quarter_turns=false"]
     network, task = make(store, load_recipe("tiny", [*SETTINGS, *settings, *still]), range(2))
     task = loop.Task(store, range(2), range(2), task.card, task.recipe)
@@ -192,7 +199,7 @@ def test_metrics_and_files_are_those_of_the_contract(undisturbed: Path) -> None:
     assert [line["epoch"] for line in lines if "val/miou" in line] == [1, 2, 3]
     names = {path.name.split(".tfevents")[0] for path in undisturbed.iterdir() if not path.name.startswith(".")}
     assert names == {"metrics.jsonl", "log.txt", "model", "state", "events.out"}
-    assert len(list((undisturbed / "state").glob("*.pt"))) == 2
+    assert len(list((undisturbed / "state").glob("*.state"))) == 2
     assert {path.name for path in (undisturbed / "model").iterdir()} == {"model.safetensors", "model.json"}
 
 
@@ -235,3 +242,50 @@ def test_clipping_precision_and_adamw_run(store: TileStore, tmp_path: Path) -> N
 def test_a_missing_device_is_refused(store: TileStore, tmp_path: Path) -> None:
     with pytest.raises(LandsegError, match=r"train\.device"):
         start(store, tmp_path / "run", "train.device=cuda:77")
+
+
+def test_what_is_no_number_is_not_saved_when_the_user_interrupts(store: TileStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupting(*arguments: object, **options: object) -> object:
+        os.kill(os.getpid(), signal.SIGINT)
+        return augment(*arguments, **options)  # type: ignore[arg-type]
+
+    diverging = ("train.lr=1e30", "train.optimiser=sgd", "train.warmup=0")
+    monkeypatch.setattr(loop, "augment", interrupting)
+    with pytest.raises(LandsegError, match=r"finite loss and weights"):
+        start(store, tmp_path / "run", *diverging)
+    assert not (tmp_path / "run" / "state").exists()
+
+
+def test_a_bad_device_or_weight_leaves_a_former_run_alone(store: TileStore, tmp_path: Path) -> None:
+    for setting in ("train.device=cuda:77", "loss.class_weights=[1.0]"):
+        network, task = make(store, load_recipe("tiny", [*SETTINGS, setting]), range(10, 14))
+        with pytest.raises(LandsegError):
+            loop.Loop(network, task)
+
+
+def test_states_are_saved_within_an_epoch_too(store: TileStore, undisturbed: Path, tmp_path: Path) -> None:
+    saved: list[int] = []
+    keep = loop.save_state
+
+    def noting(folder: Path, state: dict[str, object]) -> None:
+        saved.append(int(state["step"]))  # type: ignore[call-overload]
+        keep(folder, state)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "save_state", noting)
+        start(store, tmp_path / "run", "train.save_minutes=1e-9")
+    assert saved[:4] == [1, 2, 3, 3]
+    assert same(undisturbed, tmp_path / "run")
+
+
+def test_the_kept_model_is_never_given_up_for_a_lesser_one(store: TileStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a kill between keeping a model and saving the state, when what follows goes otherwise (minutes, another machine)."""
+    start(store, tmp_path / "run", "train.epochs=1")
+    folder = tmp_path / "run" / "model"
+    network, kept = load_model(folder)
+    save_model(folder, network.state_dict(), kept.model_copy(update={"scores": {"val": kept.scores["val"] | {"miou": 0.999}}}))
+    card = folder / "model.json"
+    before = card.read_bytes()
+    done = start(store, tmp_path / "run", "train.epochs=3", resume=True)
+    assert done.best_miou == 0.999
+    assert card.read_bytes() == before

@@ -54,7 +54,7 @@ class TrainConfig(Section):
     schedule: Literal["polynomial", "cosine"] = Field(
         "polynomial", description="how the learning rate falls: polynomial (power 0.9) or half a cosine"
     )
-    warmup: float = Field(0.02, ge=0, lt=1, description="share of the run in which the learning rate rises from zero")
+    warmup: float = Field(0.02, ge=0, lt=1, description="share of the run in which the learning rate rises, from a tenth of the highest")
     clip: float | None = Field(None, gt=0, description="largest norm of the gradient; null does not clip")
     ema: float | None = Field(
         None, gt=0, lt=1, description="decay a step of the weights' moving average that is validated and kept; null keeps the weights"
@@ -63,6 +63,7 @@ class TrainConfig(Section):
         None, ge=1, description="validations without a better mIoU after which the run stops early; null never does"
     )
     validate_every: int = Field(1, ge=1, description="epochs between validations; the last epoch is always validated")
+    save_minutes: float = Field(10.0, gt=0, description="minutes between two states within an epoch; the end of an epoch saves one too")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of every random draw")
     precision: Literal["auto", "32", "bf16", "16"] = Field(
         "auto", description="arithmetic: 32, bf16 or 16 bits; auto takes bf16 on a GPU that has it, else 32"
@@ -236,7 +237,14 @@ def describe(key: str) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with version 1.2's scalars: ``1e-3`` is a number, ``no`` is a word, ``0o17`` and ``1:30`` are words."""
+    """YAML with version 1.2's scalars: ``1e-3`` is a number, ``no`` is a word, ``0o17`` and ``1:30`` are words; a key stands there once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        twice = next((key for key, _ in node.value if keys.count(key.value) > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"{twice.value} stands there twice", twice.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 _Loader.yaml_implicit_resolvers = {}

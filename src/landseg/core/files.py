@@ -8,9 +8,14 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from landseg.core.errors import LandsegError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock; two processes in one folder are then not told apart
+    fcntl = None  # type: ignore[assignment]
 
 
 @contextmanager
@@ -40,6 +45,34 @@ def replacing(path: Path, *, sync: bool = False) -> Iterator[Path]:
             partial.unlink()
 
 
+def lock(path: Path, *, wait: bool) -> IO[str]:
+    """Hold a lock file for this process; close the handle to let go. The system lets go when the process ends, however it ends.
+
+    Args:
+        path: The lock file; stays when the lock is gone.
+        wait: Wait for another holder, or raise `BlockingIOError`.
+
+    Raises:
+        OSError: The file cannot be made, or (not `wait`) somebody holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = path.open("w", encoding="utf-8")
+    if fcntl is not None:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError:
+            handle.close()
+            raise
+    return handle
+
+
+def sweep_partials(folder: Path) -> None:
+    """Remove what a killed process was writing below `folder`; only for who holds the folder's lock."""
+    for path in folder.rglob(".*.partial"):
+        with suppress(OSError):
+            path.unlink()
+
+
 def write_bytes(path: Path, data: bytes, *, sync: bool = False) -> None:
     """Write `data` to `path`, whole or not at all."""
     with replacing(path, sync=sync) as partial:
@@ -62,8 +95,11 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
     Raises:
         LandsegError: `path` is a file or a folder with something in it.
     """
-    if overwrite or not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        return
+    try:
+        if overwrite or not path.exists() or (path.is_dir() and not any(path.iterdir())):
+            return
+    except OSError as error:
+        raise unwritable(path, error) from error
     raise LandsegError(path, "it exists already", "an output is written to a new place", "choose another --out or add --overwrite")
 
 

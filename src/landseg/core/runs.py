@@ -12,15 +12,10 @@ import sys
 import time
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from landseg.core.errors import LandsegError
-from landseg.core.files import unwritable, write_json, write_text
-
-try:
-    import fcntl
-except ImportError:  # Windows has no flock; two runs in one folder are then not told apart
-    fcntl = None  # type: ignore[assignment]
+from landseg.core.files import lock, sweep_partials, unwritable, write_json, write_text
 
 log = logging.getLogger("landseg")
 
@@ -42,12 +37,16 @@ class Run:
     def __init__(self, folder: Path, *, is_new: bool = False) -> None:
         self.folder = folder
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(folder)
+            self._lock = lock(folder / ".lock", wait=False)
+            sweep_partials(folder)
             if is_new:
                 clear(folder)
             self._handle = (folder / "metrics.jsonl").open("a", encoding="utf-8")
             self._log = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+        except BlockingIOError as error:
+            raise LandsegError(
+                folder, "another process is training there", "one process a run", "wait for it, or choose another --out"
+            ) from error
         except OSError as error:
             raise unwritable(folder, error) from error
         self._log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
@@ -116,20 +115,6 @@ class _Board:
 
     def close(self) -> None:
         self._writer.close()
-
-
-def _lock(folder: Path) -> IO[str]:
-    """Hold the run folder for this process; the system lets go when the process ends, however it ends."""
-    handle = (folder / ".lock").open("w", encoding="utf-8")
-    if fcntl is not None:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            handle.close()
-            raise LandsegError(
-                folder, "another process is training there", "one process a run", "wait for it, or choose another --out"
-            ) from error
-    return handle
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -173,7 +173,7 @@ def _judge(archive: Path, infos: list[zipfile.ZipInfo]) -> list[_Entry]:
     for info, raw in zip(infos, _names(infos), strict=True):
         parts = _safe_parts(archive, raw)
         _check_kind(archive, raw, info)
-        if raw.endswith("/") or not parts or any(map(_is_litter, parts)):
+        if raw.endswith("/") or not parts or any(map(is_litter, parts)):
             continue
         name = "/".join(parts)
         known = seen.setdefault(name.casefold(), name)
@@ -288,7 +288,8 @@ def _is_wanted(name: str, keep: Callable[[str], bool]) -> bool:
     return not name.lower().endswith(".zip") and keep(name)
 
 
-def _is_litter(part: str) -> bool:
+def is_litter(part: str) -> bool:
+    """True for what operating systems leave behind: hidden files, ``__MACOSX``, ``Thumbs.db``."""
     return part.startswith(".") or part in ("__MACOSX", "Thumbs.db", "desktop.ini")
 
 

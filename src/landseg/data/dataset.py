@@ -11,11 +11,12 @@ from typing import Literal
 
 import numpy as np
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from landseg.core.classes import IGNORE_INDEX, LandClass, lookup_table
+from landseg.core.classes import IGNORE_INDEX, MAX_CLASSES, LandClass, lookup_table
 from landseg.core.errors import LandsegError
 from landseg.core.files import write_text
+from landseg.data.archive import is_litter
 from landseg.data.tiles import SUFFIXES
 
 FILE = "dataset.yaml"
@@ -35,6 +36,15 @@ class DatasetInfo(BaseModel):
     bands: tuple[str, ...] = ("red", "green", "blue")
     resolution_m: float | None = None
     source: str = ""
+
+    @field_validator("classes")
+    @classmethod
+    def _in_order(cls, value: tuple[LandClass, ...]) -> tuple[LandClass, ...]:
+        if [item.id for item in value] != list(range(len(value))) or len(value) > MAX_CLASSES:
+            raise ValueError(f"ids are {[item.id for item in value]}; they run 0, 1, 2 … in this order")
+        if len({item.name for item in value}) != len(value):
+            raise ValueError("two classes have the same name")
+        return value
 
 
 @dataclass(frozen=True)
@@ -108,9 +118,10 @@ def open_dataset(folder: Path) -> Dataset:
         raise LandsegError(folder, f"no {FILE} in it", "a dataset folder", f"make one with `landseg prepare SOURCE --out {folder}`")
     try:
         info = DatasetInfo.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        fault = "it cannot be read" if isinstance(error, OSError) else "not YAML"
         raise LandsegError(
-            path, f"not YAML ({' '.join(str(error).split())[:120]})", "a readable file", "mend it or prepare the data set again"
+            path, f"{fault} ({' '.join(str(error).split())[:120]})", "a readable file", "mend it or prepare the data set again"
         ) from error
     except ValidationError as error:
         first = error.errors()[0]
@@ -172,11 +183,6 @@ def walk(folder: Path) -> Iterator[Path]:
         for name in sorted(files):
             if not is_litter(name):
                 yield Path(root, name)
-
-
-def is_litter(name: str) -> bool:
-    """True for what operating systems leave behind: hidden files, ``__MACOSX``, ``Thumbs.db``."""
-    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
 
 
 def _yaml(value: object, *, flow: bool | None) -> str:

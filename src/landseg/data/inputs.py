@@ -95,8 +95,12 @@ def _look(path: Path) -> list[TileInput]:
 
 
 def _from_file(name: str, path: Path) -> TileInput:
-    state = path.stat()
-    return TileInput(name, partial(read_bytes, path), str(path), f"{state.st_size} {state.st_mtime_ns}")
+    try:
+        status = path.stat()
+        version = f"{status.st_size} {status.st_mtime_ns}"
+    except OSError:
+        version = "gone"  # a link that leads nowhere; reading it will say so
+    return TileInput(name, partial(read_bytes, path), str(path), version)
 
 
 def _from_zip(archive: Path) -> list[TileInput]:

@@ -12,7 +12,7 @@ import numpy as np
 import xxhash
 
 from landseg.core.errors import LandsegError
-from landseg.core.files import free_bytes, human_bytes, unwritable
+from landseg.core.files import free_bytes, human_bytes, lock, unwritable
 from landseg.data import packing
 from landseg.data.dataset import Dataset
 from landseg.data.packing import Entry
@@ -30,6 +30,7 @@ class TileStore(Protocol):
     entries: Sequence[Entry]
     bands: int
     dtype: str
+    is_mapped: bool
 
     def image(self, i: int) -> np.ndarray:
         """Image of entry `i`, (H, W, C); not to be written to."""
@@ -42,6 +43,8 @@ class TileStore(Protocol):
 
 class Pack:
     """The store on disk. A tile is a view of the memory map, checked against its checksum when it is first read."""
+
+    is_mapped = True
 
     def __init__(self, dataset: Dataset, facts: dict[str, Any], entries: Sequence[Entry]) -> None:
         self.entries = entries
@@ -89,6 +92,8 @@ class Pack:
 
 class Files:
     """The same tiles decoded from their files at each reading, for a disk without room for the store."""
+
+    is_mapped = False
 
     def __init__(self, dataset: Dataset, facts: dict[str, Any], entries: Sequence[Entry]) -> None:
         self.entries = entries
@@ -145,14 +150,15 @@ def open_tiles(dataset: Dataset, *, use_pack: bool = True, workers: int | None =
         names = [tile.name for tile in dataset.tiles if tile.name not in readable]
         log.warning("%s of %s tiles are left out, they cannot be read: %s", len(names), len(dataset.tiles), ", ".join(names[:5]))
     if found is None or (use_pack and not found[0]["is_stored"]):
-        layout = packing.plan(dataset, workers)
-        is_stored = use_pack and _has_room(folder, layout)
-        if found is None or is_stored:
-            try:
-                packing.write(dataset, layout, fingerprint, folder, is_stored=is_stored, workers=workers)
-            except OSError as error:
-                raise unwritable(folder, error) from error
-            found = _read_index(folder, fingerprint)
+        try:
+            with lock(folder / ".lock", wait=True):
+                # Another process may have written it while this one waited.
+                found = _read_index(folder, fingerprint)
+                if found is None or (use_pack and not found[0]["is_stored"]):
+                    _write(dataset, fingerprint, folder, use_pack=use_pack, is_checked=found is not None, workers=workers)
+                    found = _read_index(folder, fingerprint)
+        except OSError as error:
+            raise unwritable(folder, error) from error
     if found is None:
         raise LandsegError(folder, "files changed while they were read", "a data set at rest", "start again when nothing writes to it")
     facts, entries = found
@@ -181,6 +187,21 @@ def content_fingerprint(store: TileStore) -> str:
     for entry in store.entries:
         digest.update(f"{entry.name} {entry.image_hash} {entry.label_hash}\n".encode())
     return digest.hexdigest()
+
+
+def _write(dataset: Dataset, fingerprint: str, folder: Path, *, use_pack: bool, is_checked: bool, workers: int | None) -> None:
+    """Write the store, or only check the tiles and write the index; nothing where that was done and there is still no room."""
+    for layout in (packing.guess(dataset), None):
+        if layout is None:
+            layout = packing.plan(dataset, workers)
+        is_stored = use_pack and _has_room(folder, layout)
+        if is_checked and not is_stored:
+            return
+        try:
+            packing.write(dataset, layout, fingerprint, folder, is_stored=is_stored, workers=workers)
+        except packing.NotUniform:
+            continue
+        return
 
 
 def _has_room(folder: Path, layout: packing.Layout) -> bool:

@@ -21,7 +21,7 @@ import numpy as np
 
 from landseg.core.errors import LandsegError
 from landseg.core.progress import parallel_map
-from landseg.data.dataset import is_litter
+from landseg.data.archive import is_litter
 from landseg.data.tiles import SUFFIXES, UnreadableTile, decode_codes, decode_image, read_bytes
 
 SAMPLE = 16

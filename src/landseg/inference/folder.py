@@ -25,7 +25,7 @@ from landseg.core.errors import LandsegError
 from landseg.core.files import refuse_existing, unwritable, write_bytes, write_json
 from landseg.core.progress import cores, progress
 from landseg.data.inputs import TileInput
-from landseg.data.tiles import UnreadableTile, decode_image, encode_label, read_header
+from landseg.data.tiles import MAX_SIDE, UnreadableTile, decode_image, encode_label, read_header
 from landseg.inference.overlay import overlay_jpeg
 
 if TYPE_CHECKING:
@@ -38,9 +38,6 @@ FINISHED = "predictions.json"
 
 BEGUN = ".predicting"
 """Written first: what is being predicted, with which model and settings; gone when all is done."""
-
-MAX_SIDE = 2048
-"""Longest side of a tile in pixels. A tile is predicted in one piece, so its logits must fit in memory."""
 
 _HELD_BYTES = 256_000_000
 """Decoded pixels that may wait for the network, all tiles together."""
@@ -230,7 +227,7 @@ def _decode(tile: TileInput, run: _Run) -> np.ndarray:
     if len(data) > _LARGE_FILE:
         header = read_header(data)
         _require_tile(tile, header.height, header.width)
-    image = decode_image(data, tile.name)
+    image = decode_image(data)
     _require_tile(tile, *image.shape[:2])
     card, count = run.engine.card, image.shape[2]
     if run.bands is not None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -179,8 +178,3 @@ def _fits(network: str, name: str, bands: int, classes: int) -> bool:
 def _first_line(error: BaseException) -> str:
     text = " ".join(str(error).split()) or "its stages do not combine"
     return text if len(text) <= 140 else f"{text[:139]}…"
-
-
-def names(bands: Sequence[str]) -> str:
-    """``3 (red, green, blue)``, as messages say it."""
-    return f"{len(bands)} ({', '.join(bands)})"

@@ -44,6 +44,12 @@ class ModelCard(BaseModel):
     recipe: dict[str, Any] = {}
     data_fingerprint: str = ""
     weights_sha256: str = ""
+    card_sha256: str = ""
+
+    def digest(self) -> str:
+        """SHA-256 of everything the card says, its own checksum apart."""
+        document = self.model_dump(mode="json", exclude={"card_sha256"})
+        return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -68,6 +74,7 @@ def save_model(folder: Path, state: dict[str, Tensor], card: ModelCard) -> None:
     new, old = _beside(folder, "new"), _beside(folder, "old")
     weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()})
     complete = card.model_copy(update={"weights_sha256": hashlib.sha256(weights).hexdigest()})
+    complete = complete.model_copy(update={"card_sha256": complete.digest()})
     try:
         _heal(folder)
         shutil.rmtree(new, ignore_errors=True)
@@ -104,20 +111,31 @@ def find_model(path: Path) -> Path:
     raise LandsegError(path, found, "a run folder or a model folder", "train one with `landseg train DATA --out RUN`")
 
 
+def has_model(folder: Path) -> bool:
+    """True when `folder` is a model folder, or was one until a kill between two renames."""
+    _heal(folder)
+    return (folder / CARD).is_file()
+
+
 def load_card(folder: Path) -> ModelCard:
     """Read `model.json`.
 
     Raises:
-        LandsegError: It cannot be read.
+        LandsegError: It cannot be read, or says something else than what was saved.
     """
     path = folder / CARD
     try:
-        return ModelCard.model_validate_json(path.read_text(encoding="utf-8"))
+        card = ModelCard.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, ValidationError) as error:
         reason = f"{error.errors()[0]['msg']}" if isinstance(error, ValidationError) else str(error)
         raise LandsegError(
             path, f"it cannot be read ({reason[:120]})", "the model.json that training wrote", "copy the model folder again"
         ) from error
+    if card.digest() != card.card_sha256:
+        raise LandsegError(
+            path, "its checksum differs: it was changed or damaged", "the model.json that training wrote", "copy the model folder again"
+        )
+    return card
 
 
 def load_model(path: Path) -> tuple[Network, ModelCard]:
@@ -160,7 +178,8 @@ def load_model(path: Path) -> tuple[Network, ModelCard]:
 
 
 def _beside(folder: Path, word: str) -> Path:
-    return folder.with_name(f".{folder.name}.{word}")
+    place = folder.resolve()  # "." has no name to put a word beside
+    return place.with_name(f".{place.name}.{word}")
 
 
 def _heal(folder: Path) -> None:

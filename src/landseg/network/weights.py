@@ -120,7 +120,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except _DAMAGED as error:
         raise LandsegError(
             f"model.weights={path}",
-            f"it cannot be read ({' '.join(str(error).split())[:100]})",
+            f"it cannot be read ({' '.join(str(error).split())[:100] or 'it is empty'})",
             "a file of tensors alone (safetensors or pth)",
             "download it again, or save its state_dict with safetensors",
         ) from error

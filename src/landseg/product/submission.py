@@ -24,8 +24,8 @@ from landseg.core.classes import IGNORE_INDEX
 from landseg.core.errors import LandsegError
 from landseg.core.files import replacing
 from landseg.core.progress import parallel_map, progress
-from landseg.data.archive import write_zip
-from landseg.data.dataset import is_litter, walk
+from landseg.data.archive import is_litter, write_zip
+from landseg.data.dataset import walk
 from landseg.data.inputs import TileInput, find_inputs
 from landseg.data.tiles import UnreadableTile, decode_codes, encode_label, read_bytes, read_header
 
@@ -163,14 +163,19 @@ def build(predictions: Path, expected: Mapping[str, tuple[int, int]], classes: i
             raise refusal(predictions, violations, "predict the test images again, then submit")
 
 
-def refusal(what: object, violations: Sequence[Violation], do: str) -> LandsegError:
+def refusal(what: object, violations: Sequence[Violation], do: str, result: object = None) -> LandsegError:
     """The gate's error: how many violations, the first of them, and every rule that was broken with its count."""
     counts = Counter(item.rule for item in violations)
     summary = ", ".join(f"{rule} {count}" for rule, count in counts.most_common())
     first = "; ".join(f"{item.file}: {item.rule} ({item.found})" for item in violations[:3])
     more = f"; and {len(violations) - 3} more" if len(violations) > 3 else ""
     return LandsegError(
-        what, f"{len(violations)} violations [{summary}]: {first}{more}", f"needed is {RULES[violations[0].rule]}", do, is_gate=True
+        what,
+        f"{len(violations)} violations [{summary}]: {first}{more}",
+        f"needed is {RULES[violations[0].rule]}",
+        do,
+        is_gate=True,
+        result=result,
     )
 
 

@@ -10,6 +10,9 @@ from landseg.core.progress import progress
 from landseg.data.pack import TileStore
 from landseg.scoring.confusion import confusion_matrix
 
+MAX_PIXELS = 4_194_304
+"""Of a batch, 16 tiles of 512²: large tiles come fewer at a time, so that their logits fit in memory."""
+
 Predict = Callable[[np.ndarray], np.ndarray]
 """(N, H, W, C) images → (N, H, W) uint8 class ids."""
 
@@ -55,6 +58,7 @@ def _batches(store: TileStore, indices: Sequence[int], batch: int) -> Iterator[l
     for i in indices:
         entry = store.entries[i]
         shapes.setdefault((entry.height, entry.width), []).append(i)
-    for same in shapes.values():
-        for start in range(0, len(same), batch):
-            yield same[start : start + batch]
+    for (height, width), same in shapes.items():
+        count = max(1, min(batch, MAX_PIXELS // (height * width)))
+        for start in range(0, len(same), count):
+            yield same[start : start + count]

@@ -12,6 +12,7 @@ from pathlib import Path
 from landseg.core.errors import LandsegError
 from landseg.core.files import write_text
 from landseg.data.dataset import Dataset
+from landseg.data.pack import TileStore
 from landseg.splitting.groups import PARTS
 
 log = logging.getLogger("landseg")
@@ -114,9 +115,25 @@ def read_split(dataset: Dataset, name: str | None = None) -> Split:
         raise _broken(path, str(error)) from error
     if not rows or rows[0][:3] != list(COLUMNS[:3]):
         raise _broken(path, f"its first line is {','.join(rows[0]) if rows else 'missing'}")
-    tiles = [Placed(*row[: len(COLUMNS)]) for row in rows[1:] if len(row) >= 3]
+    # An unplaced tile is a group of its own.
+    tiles = [Placed(tile, part, group or tile, *rest[:3]) for tile, part, group, *rest in (row for row in rows[1:] if len(row) >= 3)]
     _check(dataset, path, tiles, len(rows) - 1)
     return Split(name, tuple(tiles))
+
+
+def tile_numbers(store: TileStore, split: Split, part: str) -> list[int]:
+    """Numbers in the store of a part's tiles; tiles that could not be read are missing there and were named when it was made.
+
+    Raises:
+        LandsegError: None is left, or none has a labelled pixel.
+    """
+    number = {entry.name: i for i, entry in enumerate(store.entries)}
+    found = [number[tile.tile] for tile in split.part(part) if tile.tile in number]
+    if not any(sum(store.entries[i].class_pixels) for i in found):
+        raise LandsegError(
+            f"split {split.name}", f"no labelled pixel in part {part!r}", "labelled tiles in it", "split again with another --seed or --val"
+        )
+    return found
 
 
 def _check(dataset: Dataset, path: Path, tiles: Sequence[Placed], lines: int) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from landseg.core.classes import IGNORE_INDEX
 from landseg.core.progress import parallel_map
-from landseg.data.pack import Pack, TileStore
+from landseg.data.pack import TileStore
 from landseg.training.draws import tile_keys, uniform
 
 _AHEAD = 3
@@ -41,9 +41,10 @@ class Batches:
         indices: Which of them.
         size: Tiles a batch; at most, but for a batch of three where two are asked for and the tiles are odd in number.
         seed: Of order and crops.
+        workers: Threads that decode, where the store decodes at each reading; every core when None.
     """
 
-    def __init__(self, store: TileStore, indices: Sequence[int], size: int, seed: int) -> None:
+    def __init__(self, store: TileStore, indices: Sequence[int], size: int, seed: int, workers: int | None = None) -> None:
         self._store, self._seed = store, seed
         # One tile makes no variance for batch normalisation: it comes twice.
         self._indices = np.asarray(indices if len(indices) > 1 else [*indices, *indices], np.int64)
@@ -51,7 +52,7 @@ class Batches:
         self.shape = Counter((store.entries[i].height, store.entries[i].width) for i in self._indices).most_common(1)[0][0]
         # As few as hold `size` tiles at most (what the memory was found to hold), of two tiles at least.
         self.count = max(1, min(math.ceil(len(self._indices) / size), len(self._indices) // 2))
-        self._workers = 1 if isinstance(store, Pack) else None
+        self._workers = 1 if store.is_mapped else workers
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of one epoch from batch `start` on, in the epoch's own order, made ahead of their use."""

@@ -24,7 +24,7 @@ from landseg.core.progress import clock
 from landseg.core.runs import Run
 from landseg.data.pack import TileStore
 from landseg.network.build import Network
-from landseg.network.checkpoint import ModelCard, save_model
+from landseg.network.checkpoint import ModelCard, has_model, load_card, save_model
 from landseg.network.engine import choose_device, fit, fitted_shape, full_size_logits, pad, to_tensor
 from landseg.network.loss import make_loss
 from landseg.scoring.confusion import Scores, scores
@@ -93,25 +93,33 @@ def train(network: Network, task: Task, run: Run, *, resume: bool) -> Position:
         LandsegError: The loss is no number any more, a device is missing, or the disk refuses.
         KeyboardInterrupt: The user interrupted; the state was saved.
     """
-    return _Loop(network, task, run).run(load_state(run.folder / "state") if resume else None)
+    return Loop(network, task).run(run, resume=resume)
 
 
-class _Loop:
-    def __init__(self, network: Network, task: Task, run: Run) -> None:
+class Loop:
+    """A run in motion. Making one checks device and settings and writes nothing; a benchmark may drive single steps.
+
+    Raises:
+        LandsegError: A device is missing, or a setting does not fit the task.
+    """
+
+    run_files: Run
+
+    def __init__(self, network: Network, task: Task) -> None:
         settings = task.recipe.train
         device = choose_device(settings.device, "train.device")
         precision = _precision(settings, device)
         self.fabric = Fabric(accelerator=device.type, devices=[device.index or 0] if device.type == "cuda" else 1, precision=precision)
         torch.manual_seed(settings.seed)
         torch.set_float32_matmul_precision("high")
-        self.task, self.settings, self.run_files = task, settings, run
+        self.task, self.settings = task, settings
         self.network = network.to(memory_format=torch.channels_last)
         self.optimiser = make_optimiser(self.network, settings)
         stepped: nn.Module = torch.compile(self.network) if settings.compile else self.network  # type: ignore[assignment]
         self.stepped, self.fabric_optimiser = self.fabric.setup(stepped, self.optimiser)
         self.loss = make_loss(task.recipe.loss, len(task.card.classes)).to(self.fabric.device)
         self.average = moving_average(self.network, settings.ema) if settings.ema else None
-        self.batches = Batches(task.store, task.train, settings.batch, settings.seed)
+        self.batches = Batches(task.store, task.train, settings.batch, settings.seed, task.recipe.data.workers)
         self.at = Position()
         self.pace = self._new_pace()
         self.is_interrupted = False
@@ -121,27 +129,41 @@ class _Loop:
         """The network that is validated and kept: the average where there is one."""
         return self.network if self.average is None else self.average.module  # type: ignore[return-value]
 
-    def run(self, state: dict[str, Any] | None) -> Position:
-        if state is not None:
-            self._restore(state)
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.fabric.device
+
+    def run(self, run: Run, *, resume: bool) -> Position:
+        """Train to the end; see `train`."""
+        self.run_files = run
+        if resume:
+            self._restore(load_state(run.folder / "state"))
+        self.saved_at_s = self.at.elapsed_s
         began = time.perf_counter() - self.at.elapsed_s
         with _interruptible(self):
             while not self._is_over():
                 for batch in self.batches.epoch(self.at.epoch, self.at.batch) if self.at.batch < self.batches.count else ():
-                    self._step(batch)
+                    self.step(batch)
                     self.at = replace(self.at, batch=self.at.batch + 1, step=self.at.step + 1, elapsed_s=time.perf_counter() - began)
                     self._report()
                     self._stop_if_interrupted()
                     if self._progress() >= 1:
                         break
+                    if self.at.elapsed_s - self.saved_at_s >= 60 * self.settings.save_minutes:
+                        self._save()
+                self._require_finite()
                 is_last = self.at.epoch + 1 == self.settings.epochs and self.settings.minutes is None
                 if is_last or self._progress() >= 1 or (self.at.epoch + 1) % self.settings.validate_every == 0:
                     self._validate()
                 self.at = replace(self.at, epoch=self.at.epoch + 1, batch=0, elapsed_s=time.perf_counter() - began)
                 self._save()
+        if self.is_interrupted:
+            raise KeyboardInterrupt
         return self.at
 
-    def _step(self, batch: Batch) -> None:
+    def step(self, batch: Batch) -> None:
+        """One step on one batch at the current position, which stays."""
         at, settings = self.at, self.settings
         for group in self.optimiser.param_groups:
             group["lr"] = settings.lr * lr_factor(self._progress(), settings.schedule, settings.warmup)
@@ -168,12 +190,8 @@ class _Loop:
         is_logged = time.perf_counter() - self.pace.since >= LOG_EVERY_S
         if not (is_metric or is_logged):
             return
+        self._require_finite()
         mean = float(self.pace.loss) / self.pace.steps
-        if not np.isfinite(mean):
-            raise LandsegError(
-                f"epoch {at.epoch + 1}, step {at.step}", f"the loss is {mean}", "a finite number",
-                f"lower it: --set train.lr={self.settings.lr / 10:g}; the last good state is kept in {self.run_files.folder / 'state'}",
-            )  # fmt: skip
         pace = self.pace.images / (time.perf_counter() - self.pace.since)
         lr = self.optimiser.param_groups[0]["lr"]
         if is_logged:
@@ -196,7 +214,9 @@ class _Loop:
             save_model(self.run_files.folder / "model", self.kept.state_dict(), self._card(found))
             self.at = replace(self.at, best_miou=miou, best_epoch=self.at.epoch, since_best=0)
         else:
-            self.at = replace(self.at, since_best=self.at.since_best + 1)
+            # The epoch of the kept model done again, after a kill between keeping it and saving the state.
+            is_again = miou == self.at.best_miou and self.at.epoch == self.at.best_epoch
+            self.at = replace(self.at, since_best=0 if is_again else self.at.since_best + 1)
         by_class = "  ".join(f"{name} {'–' if iou is None else f'{iou:.3f}'}" for name, iou in found.iou.items())
         log.info("epoch %d  val mIoU %.4f (best %.4f)  %s", self.at.epoch + 1, miou, self.at.best_miou, by_class)
         self._write({"val/miou": found.miou, **{f"val/iou/{name}": iou for name, iou in found.iou.items()}})
@@ -205,7 +225,8 @@ class _Loop:
 
     def _predict(self, images: np.ndarray) -> np.ndarray:
         self._stop_if_interrupted()
-        with torch.inference_mode(), self.fabric.autocast():
+        # In full precision, as `landseg evaluate` does: with eight bits classes tie, and the two scores would differ.
+        with torch.inference_mode():
             logits = full_size_logits(self.kept, to_tensor(images, self.fabric.device), self.settings.size)
             return logits.argmax(1).to(torch.uint8).cpu().numpy()
 
@@ -234,7 +255,23 @@ class _Loop:
             return True
         return self.at.best_epoch >= 0 and self.at.batch == 0 and self._progress() >= 1
 
+    def _require_finite(self) -> None:
+        """Stop before what is no number any more is validated, kept or saved.
+
+        Raises:
+            LandsegError: The loss since the last report, or a weight, is NaN or infinite.
+        """
+        mean = float(self.pace.loss) / max(self.pace.steps, 1)
+        if np.isfinite(mean) and all(bool(torch.isfinite(parameter.detach().sum())) for parameter in self.network.parameters()):
+            return
+        advice = f"begin anew with a lower rate: --set train.lr={self.settings.lr / 10:g}"
+        if any((self.run_files.folder / "state").glob("step-*")):
+            advice += f"; the last good state is kept in {self.run_files.folder / 'state'}"
+        raise LandsegError(f"epoch {self.at.epoch + 1}, step {self.at.step}", f"the loss is {mean}", "finite loss and weights", advice)
+
     def _save(self) -> None:
+        self._require_finite()
+        self.saved_at_s = self.at.elapsed_s
         average = {} if self.average is None else {"average": self.average.state_dict()}
         position = {name: getattr(self.at, name) for name in self.at.__dataclass_fields__}
         state = {
@@ -243,6 +280,7 @@ class _Loop:
             "lines": self.run_files.lines,
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
+            "precision": self.fabric.strategy.precision.state_dict(),
             **average,
         }
         save_state(self.run_files.folder / "state", state)
@@ -251,9 +289,15 @@ class _Loop:
         self.at = Position(**state["position"])
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
+        self.fabric.strategy.precision.load_state_dict(state["precision"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.run_files.cut_back(state["lines"])
+        if has_model(self.run_files.folder / "model"):
+            # The model may be newer than the state, and is never given up for a lesser one.
+            kept = load_card(self.run_files.folder / "model").scores["val"]
+            if kept["miou"] is not None and kept["miou"] > self.at.best_miou:
+                self.at = replace(self.at, best_miou=kept["miou"], best_epoch=kept["epoch"] - 1)
         best = f"best mIoU {self.at.best_miou:.4f}" if self.at.best_epoch >= 0 else "not validated yet"
         log.info("resumed at epoch %d, step %d, %s", self.at.epoch + 1, self.at.step, best)
 
@@ -282,7 +326,7 @@ def _precision(settings: TrainConfig, device: torch.device) -> Literal["32-true"
 
 
 @contextmanager
-def _interruptible(loop: _Loop) -> Iterator[None]:
+def _interruptible(loop: Loop) -> Iterator[None]:
     """SIGINT and SIGTERM let the step end and the state be saved; a second one stops at once."""
     if threading.current_thread() is not threading.main_thread():
         yield

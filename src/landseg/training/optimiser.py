@@ -39,11 +39,11 @@ def lr_factor(progress: float, schedule: Literal["polynomial", "cosine"], warmup
     Args:
         progress: 0 at the start, 1 at the end of the run.
         schedule: ``polynomial`` (power 0.9) or ``cosine``.
-        warmup: Share of the run in which it rises in a line, 0 ≤ warmup < 1.
+        warmup: Share of the run in which it rises in a line from a tenth of the highest (from zero, a run of one step would learn nothing).
     """
     done = min(max(progress, 0.0), 1.0)
     if done < warmup:
-        return done / warmup
+        return max(done / warmup, 0.1)
     left = 1 - (done - warmup) / (1 - warmup)
     return float(left**POWER if schedule == "polynomial" else (1 - math.cos(math.pi * left)) / 2)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import logging
 import pickle
 from contextlib import suppress
@@ -14,12 +13,14 @@ from typing import Any
 import torch
 
 from landseg.core.errors import LandsegError
-from landseg.core.files import write_bytes, write_json
+from landseg.core.files import write_bytes
 
 log = logging.getLogger("landseg")
 
 VERSION = 1
 """Of the state's content; a newer one cannot be resumed by this landseg."""
+
+SUFFIX = ".state"
 
 KEPT = 2
 """States that stay on the disk: the last, and the one before it should the last be damaged."""
@@ -27,6 +28,8 @@ KEPT = 2
 
 def save_state(folder: Path, state: dict[str, Any]) -> None:
     """Write a state and remove all but the last two.
+
+    A state is one file, a line with the SHA-256 of the rest and then the rest, so that there is no instant at which half of it is there.
 
     Args:
         folder: ``RUN/state``.
@@ -38,20 +41,19 @@ def save_state(folder: Path, state: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save({"version": VERSION, **state}, buffer)
     data = buffer.getvalue()
-    path = folder / f"step-{state['step']:09d}.pt"
-    write_bytes(path, data, sync=True)
-    # The checksum comes last: a state without one was never finished.
-    write_json(path.with_suffix(".json"), {"step": state["step"], "sha256": hashlib.sha256(data).hexdigest()})
-    # A state beyond this step, or without its checksum, is of a run that was given up: it may not push out a good one.
-    good = [old for old in sorted(folder.glob("step-*.pt")) if old.name <= path.name and old.with_suffix(".json").is_file()][-KEPT:]
+    path = folder / f"step-{state['step']:09d}{SUFFIX}"
+    write_bytes(path, f"{hashlib.sha256(data).hexdigest()}\n".encode() + data, sync=True)
+    # A state beyond this step is of a run that was given up: it may not push out a good one.
+    found = set(folder.glob(f"step-*{SUFFIX}"))
+    kept = sorted(old for old in found if old.name <= path.name)[-KEPT:]
     with suppress(OSError):
-        for old in {*folder.glob("step-*.*")} - {*good} - {item.with_suffix(".json") for item in good}:
+        for old in found - set(kept):
             old.unlink()
 
 
 def has_state(folder: Path) -> bool:
     """True when there is something to resume."""
-    return any(folder.glob("step-*.json"))
+    return any(folder.glob(f"step-*{SUFFIX}"))
 
 
 def load_state(folder: Path) -> dict[str, Any]:
@@ -60,18 +62,19 @@ def load_state(folder: Path) -> dict[str, Any]:
     Raises:
         LandsegError: There is none, or it is of a newer version.
     """
-    for path in sorted(folder.glob("step-*.json"), reverse=True):
+    for path in sorted(folder.glob(f"step-*{SUFFIX}"), reverse=True):
         try:
-            data = path.with_suffix(".pt").read_bytes()
-            if hashlib.sha256(data).hexdigest() != json.loads(path.read_text(encoding="utf-8"))["sha256"]:
+            digest, _, data = path.read_bytes().partition(b"\n")
+            if hashlib.sha256(data).hexdigest().encode() != digest:
                 raise ValueError("its checksum differs")
             state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            version = int(state["version"])
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
-            log.warning("%s: damaged (%s), so the state before it is taken", path.with_suffix(".pt"), error)
+            log.warning("%s: damaged (%s), so the state before it is taken", path, error)
             continue
-        if state["version"] > VERSION:
+        if version > VERSION:
             raise LandsegError(
-                path, f"state version {state['version']}", f"at most {VERSION}", "resume with the landseg that wrote it, or a newer one"
+                path, f"state version {version}", f"at most {VERSION}", "resume with the landseg that wrote it, or a newer one"
             )
         return state
     raise LandsegError(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from landseg.core import runs
 from landseg.core.classes import parse_classes
 from landseg.core.config import Recipe, load_recipe
 from landseg.core.errors import LandsegError
@@ -80,6 +81,8 @@ def compete(
     journey = _Journey(folder, overwrite=overwrite)
     if "train" not in journey.done:
         _try_network(resolved, len(named))
+    if overwrite:
+        runs.clear(folder / "run")
     data, test, run, predictions, result = (folder / name for name in ("data", "test", "run", "predictions", "result.zip"))
 
     def train_on() -> None:
@@ -115,7 +118,7 @@ class _Journey:
         self.done: dict[str, Any] = {}
         self.evaluation: dict[str, Any] = {}
         if not self._path.exists():
-            refuse_existing(folder, overwrite=overwrite)
+            refuse_existing(folder, overwrite=False)  # --overwrite replaces a journey, not a stranger's folder
         elif not overwrite:
             try:
                 before = json.loads(self._path.read_text(encoding="utf-8"))
@@ -124,7 +127,6 @@ class _Journey:
                 raise LandsegError(
                     self._path, "it cannot be read", "what the journey had finished", "begin anew with --overwrite"
                 ) from error
-        self._write()
 
     def step(self, name: str, arguments: dict[str, Any], work: Callable[[], Any]) -> None:
         """Do a step, or pass over it when it was finished with the same arguments.
@@ -143,6 +145,7 @@ class _Journey:
                 )
             log.info("%s: done before", name)
             return
+        self._write()
         log.info("— %s", name)
         result = work()
         if name in ("prepare", "prepare test", "split", "predict"):

@@ -57,7 +57,7 @@ def demo(out: str | Path = "demo", *, minutes: float | None = None, overwrite: b
     folder = Path(out)
     marker = folder / "world" / "world.json"
     if not marker.exists():
-        refuse_existing(folder, overwrite=overwrite)
+        refuse_existing(folder, overwrite=overwrite and (folder / "world").is_dir())
         log.info("inventing a landscape …")
         invented = world.write_competition(folder / "world", SEED)
         write_json(marker, {"seed": SEED, "train": invented.train_zip.name, "test": invented.test_zip.name, "truth": invented.truth.name})

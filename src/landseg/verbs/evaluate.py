@@ -20,8 +20,7 @@ from landseg.scoring.confusion import Scores, mean_iou, scores
 from landseg.scoring.evaluate import grouped, tile_matrices
 from landseg.scoring.intervals import Interval, intervals
 from landseg.scoring.report import EvaluationReport, TileExample, write_report
-from landseg.splitting.assignment import read_split
-from landseg.verbs.train import tile_numbers
+from landseg.splitting.assignment import read_split, tile_numbers
 
 if TYPE_CHECKING:
     from landseg.network.engine import Engine
@@ -99,11 +98,12 @@ def evaluate(
         LandsegError: Model and data do not fit; with `is_gate`, the score is below the one required (the report is written).
     """
     gate = _parse_gate(require)
-    predict = (recipe if isinstance(recipe, Recipe) else load_recipe(recipe, settings)).predict
+    resolved = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, settings)
+    predict = resolved.predict
     dataset = open_dataset(Path(data))
     dataset.require_labels("evaluating")
     chosen = None if part == "all" else read_split(dataset, split)
-    store = open_tiles(dataset)
+    store = open_tiles(dataset, use_pack=resolved.data.pack, workers=resolved.data.workers)
     if chosen is None:
         indices, groups = list(range(len(store.entries))), [entry.name for entry in store.entries]
     else:
@@ -137,9 +137,10 @@ def evaluate(
         worst=_examples(engine, store, indices, matrices, best=False),
     )
     page = write_report(Path(out) if out else run / "report", report)
+    result = Evaluated(part, len(indices), len(by_group), found, spans, page)
     if gate is not None:
-        _hold(gate, found, part)
-    return Evaluated(part, len(indices), len(by_group), found, spans, page)
+        _hold(gate, result)
+    return result
 
 
 def _require_fit(engine: Engine, dataset: Dataset, store: TileStore, model: Path) -> None:
@@ -217,8 +218,8 @@ def _parse_gate(require: str | None) -> tuple[str, float] | None:
     return found[1], float(found[2])
 
 
-def _hold(gate: tuple[str, float], found: Scores, part: str) -> None:
-    name, least = gate
+def _hold(gate: tuple[str, float], result: Evaluated) -> None:
+    (name, least), found = gate, result.scores
     known: dict[str, float | None] = {
         "miou": found.miou,
         "overall_accuracy": found.overall_accuracy,
@@ -230,11 +231,12 @@ def _hold(gate: tuple[str, float], found: Scores, part: str) -> None:
     value = known[name]
     if value is None or value < least:
         raise LandsegError(
-            f"{name} on {part}",
+            f"{name} on {result.part}",
             _number(value),
             f"at least {least:g} was required",
             "train longer or better, or lower the gate",
             is_gate=True,
+            result=result,
         )
 
 

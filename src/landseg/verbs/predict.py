@@ -11,7 +11,7 @@ from landseg.core.config import Recipe, load_recipe
 from landseg.core.errors import LandsegError
 from landseg.core.files import refuse_existing
 from landseg.core.progress import clock
-from landseg.data.dataset import FILE
+from landseg.data.dataset import FILE, open_dataset
 from landseg.data.inputs import find_inputs
 
 
@@ -79,18 +79,16 @@ def predict(
     """
     chosen = (recipe if isinstance(recipe, Recipe) else load_recipe(recipe, settings)).predict
     target, sources = Path(out), _paths(inputs)
-    for path in sources:
-        # A second call would take the class maps for images.
-        if path.is_dir() and not (path / FILE).is_file() and target.resolve().is_relative_to(path.resolve()):
-            raise LandsegError(target, f"it lies inside the input {path}", "class maps apart from the images", "choose another --out")
+    _keep_apart(target, sources)
     tiles = find_inputs(sources)
     # Imported here: torch takes seconds to load, and `landseg --help` and wrong paths shall answer at once.
-    from landseg.inference.folder import BEGUN, predict_tiles
+    from landseg.inference.folder import BEGUN, FINISHED, predict_tiles
     from landseg.network.checkpoint import find_model, load_card
     from landseg.network.engine import load_engine
 
     if not (target / BEGUN).exists():
-        refuse_existing(target, overwrite=overwrite)
+        # --overwrite replaces a prediction, not a stranger's folder.
+        refuse_existing(target, overwrite=overwrite and (target / FINISHED).exists())
     models = _paths(model)
     if not models:
         raise LandsegError("MODEL", "nothing is named", "a run folder or a model folder", "name at least one")
@@ -107,6 +105,18 @@ def predict(
         overwrite=overwrite,
     )
     return Predicted(target, done.files, done.pixels, done.seconds, done.unreadable, done.resumed)
+
+
+def _keep_apart(target: Path, sources: Sequence[Path]) -> None:
+    """Refuse an output that lies in an input or holds one: class maps would take the images' place, or be predicted next time."""
+    place = target.resolve()
+    for path in sources:
+        # Beside the images of a dataset folder there is room for predictions, among them there is none.
+        folder = open_dataset(path).image_folder if (path / FILE).is_file() else path
+        images = folder.resolve()
+        if images.is_dir() and (place.is_relative_to(images) or images.is_relative_to(place)):
+            where = "it lies inside the input" if place.is_relative_to(images) else "it holds the input"
+            raise LandsegError(target, f"{where} {path}", "class maps apart from the images", "choose another --out")
 
 
 def models_first(paths: Sequence[str]) -> tuple[list[Path], list[Path]]:

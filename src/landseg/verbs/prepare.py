@@ -235,6 +235,8 @@ class _Work:
 
     def commit(self, info: DatasetInfo) -> None:
         """Put the new data set in the place of an old one; `dataset.yaml` goes first and comes last."""
+        if any((self.out / "splits").glob("*.csv")):
+            log.warning("%s: its splits go with the data set that is replaced; split again", self.out)
         for name in KNOWN:
             _delete(self.out / name)
         for role in ("images", "labels"):

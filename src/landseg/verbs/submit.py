@@ -18,7 +18,7 @@ log = logging.getLogger("landseg")
 
 @dataclass(frozen=True)
 class Submitted:
-    """A zip that passed."""
+    """A zip that was held against the rules; without violations, it passed."""
 
     zip: Path
     files: int
@@ -34,6 +34,8 @@ class Submitted:
 
     def as_text(self) -> str:
         """Lines for a person."""
+        if self.violations:
+            return "\n".join([f"{self.zip}: {len(self.violations)} violations", *map(str, self.violations)])
         values = (
             f"values 0..{self.classes - 1}" if self.classes else "values other than 255 (give --classes to check them against the classes)"
         )
@@ -41,7 +43,7 @@ class Submitted:
             f"{self.zip}: {'written and ' if self.is_new else ''}passes: {self.files:,} class maps, one a test image, {values}",
             f"{human_bytes(self.zip.stat().st_size)}, sha256 {self.sha256}",
         ]
-        return "\n".join([*lines, *map(str, self.violations)])
+        return "\n".join(lines)
 
 
 def submit(
@@ -86,6 +88,10 @@ def submit(
             "PREDICTIONS" if predictions is None else "--out", "not given", "predictions and --out, or --check ZIP", "name both"
         )
     place, target = Path(predictions), Path(out)
+    if target.suffix.lower() != ".zip":
+        raise LandsegError(
+            target, f"it ends in {target.suffix or 'nothing'}", "the path of a zip", f"for example --out {target.with_suffix('.zip')}"
+        )
     refuse_existing(target, overwrite=overwrite)
     if target.is_dir():
         raise LandsegError(target, "it is a folder", "the path of a zip", f"for example --out {target / 'result.zip'}")
@@ -101,9 +107,10 @@ def _check(path: Path, images: Path, classes: int | None) -> Submitted:
     sizes = expected(images)
     violations = lint(path, sizes, classes)
     for item in violations:
-        log.error("%s", item)
+        log.debug("%s", item)
     if violations:
-        raise refusal(path, violations, "mend these files, or build the zip with `landseg submit PREDICTIONS --images TEST --out ZIP`")
+        advice = "mend these files, or build the zip with `landseg submit PREDICTIONS --images TEST --out ZIP`"
+        raise refusal(path, violations, advice, Submitted(path, len(sizes), _sha256(path), False, classes, violations))
     return Submitted(path, len(sizes), _sha256(path), False, classes)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,8 @@ from landseg.core.files import refuse_existing
 from landseg.data.dataset import Dataset, open_dataset
 from landseg.data.pack import TileStore, content_fingerprint, open_tiles
 from landseg.data.statistics import band_statistics
-from landseg.splitting.assignment import Split, read_split
+from landseg.data.tiles import MAX_SIDE
+from landseg.splitting.assignment import Split, read_split, tile_numbers
 
 log = logging.getLogger("landseg")
 
@@ -96,33 +98,24 @@ def train(
     chosen = read_split(dataset, split)
     store = open_tiles(dataset, use_pack=resolved.data.pack, workers=resolved.data.workers)
     parts = {part: tile_numbers(store, chosen, part) for part in ("train", "val")}
+    _require_tiles(store, [*parts["train"], *parts["val"]])
     fingerprint = _fingerprint(store, chosen)
     if resume:
         _refuse_other(folder, resolved, fingerprint)
-    try:
-        return _train(folder, dataset, store, parts, resolved, fingerprint, resume=resume)
-    except KeyboardInterrupt:
-        log.info("interrupted; to go on: %s", go_on or f"landseg train {dataset.folder} --out {folder} --resume")
-        raise
-
-
-def tile_numbers(store: TileStore, split: Split, part: str) -> list[int]:
-    """Numbers in the store of a part's tiles; tiles that could not be read are missing there and were named when it was made.
-
-    Raises:
-        LandsegError: None is left, or none has a labelled pixel.
-    """
-    number = {entry.name: i for i, entry in enumerate(store.entries)}
-    found = [number[tile.tile] for tile in split.part(part) if tile.tile in number]
-    if not any(sum(store.entries[i].class_pixels) for i in found):
-        raise LandsegError(
-            f"split {split.name}", f"no labelled pixel in part {part!r}", "labelled tiles in it", "split again with another --seed or --val"
-        )
-    return found
+    hint = go_on or shlex.join(["landseg", "train", str(data), "--out", str(folder), *(["--split", split] if split else []), "--resume"])
+    return _train(folder, dataset, store, parts, resolved, fingerprint, resume=resume, go_on=hint)
 
 
 def _train(
-    folder: Path, dataset: Dataset, store: TileStore, parts: dict[str, list[int]], recipe: Recipe, fingerprint: str, *, resume: bool
+    folder: Path,
+    dataset: Dataset,
+    store: TileStore,
+    parts: dict[str, list[int]],
+    recipe: Recipe,
+    fingerprint: str,
+    *,
+    resume: bool,
+    go_on: str,
 ) -> Trained:
     import torch
 
@@ -130,6 +123,7 @@ def _train(
     from landseg.network.checkpoint import ModelCard
     from landseg.network.weights import load_initial
     from landseg.training import loop
+    from landseg.training.state import has_state
 
     settings = recipe.model
     is_photo = store.bands == 3 and store.dtype == "uint8"
@@ -155,11 +149,13 @@ def _train(
         recipe=recipe.model_dump(mode="json"),
         data_fingerprint=fingerprint,
     )
+    # Everything that can be refused is refused before a former run is touched.
+    session = loop.Loop(network, loop.Task(store, parts["train"], parts["val"], card, recipe))
     run = runs.Run(folder, is_new=not resume)
     try:
         if loaded is not None:
             runs.save_recipe(folder, to_yaml(recipe))
-            runs.write_surroundings(folder, device=recipe.train.device, seed=recipe.train.seed, data_fingerprint=fingerprint)
+            runs.write_surroundings(folder, device=str(session.device), seed=recipe.train.seed, data_fingerprint=fingerprint)
             log.info(
                 "network: %s with %s, %.1f million parameters",
                 settings.network,
@@ -168,10 +164,25 @@ def _train(
             )
             log.info("%s", loaded.as_text())
             log.info("tiles: %s train, %s val", f"{len(parts['train']):,}", f"{len(parts['val']):,}")
-        done = loop.train(network, loop.Task(store, parts["train"], parts["val"], card, recipe), run, resume=resume)
+        done = session.run(run, resume=resume)
+    except KeyboardInterrupt:
+        log.info("interrupted; to go on: %s", go_on if has_state(folder / "state") else "the same command again, nothing was saved yet")
+        raise
     finally:
         run.close()
     return Trained(folder, done.best_miou, done.best_epoch + 1, done.epoch, done.step, done.elapsed_s)
+
+
+def _require_tiles(store: TileStore, indices: Sequence[int]) -> None:
+    """Refuse scenes: what cannot be predicted in one piece should not be trained on."""
+    large = [entry for entry in (store.entries[i] for i in indices) if max(entry.height, entry.width) > MAX_SIDE]
+    if large:
+        raise LandsegError(
+            large[0].name,
+            f"{large[0].height} × {large[0].width} pixels" + (f" (and {len(large) - 1} more such)" if len(large) > 1 else ""),
+            f"tiles of at most {MAX_SIDE} pixels a side",
+            "cut the scenes and their labels into tiles first",
+        )
 
 
 def _fingerprint(store: TileStore, split: Split) -> str:
