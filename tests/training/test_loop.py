@@ -159,20 +159,14 @@ def test_it_trains_on_a_thread_too(store: TileStore, tmp_path: Path) -> None:
     assert done and done[0].epoch == 1
 
 
-def test_one_batch_is_learnt(store: TileStore, tmp_path: Path) -> None:
-    settings = [
-        "train.epochs=100",
-        "train.batch=2",
-        "train.ema=null",
-        "train.lr=0.003",
-        "train.validate_every=100",
-        "model.encoder=resnet18",
-    ]
+def test_one_batch_is_learnt(tmp_path: Path) -> None:
+    folder = world.write_tiles(tmp_path / "tiles", 1, 2, tile=48)
+    store = open_tiles(Dataset(folder, DatasetInfo(name="w", classes=world.CLASSES)))
+    settings = ["train.epochs=70", "train.batch=2", "train.ema=null", "train.validate_every=70", "model.encoder=resnet18"]
     still = ["augment.flips=false", "augment.quarter_turns=false"]
     network, task = make(store, load_recipe("tiny", [*SETTINGS, *settings, *still]), range(2))
-    task = loop.Task(store, range(2), range(2), task.card, task.recipe)
     run = Run(tmp_path / "run")
-    done = loop.train(network, task, run, resume=False)
+    done = loop.train(network, loop.Task(store, range(2), range(2), task.card, task.recipe), run, resume=False)
     run.close()
     assert done.best_miou > 0.95
 
@@ -245,8 +239,13 @@ def test_a_missing_device_is_refused(store: TileStore, tmp_path: Path) -> None:
 
 
 def test_what_is_no_number_is_not_saved_when_the_user_interrupts(store: TileStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+
     def interrupting(*arguments: object, **options: object) -> object:
-        os.kill(os.getpid(), signal.SIGINT)
+        nonlocal calls
+        calls += 1
+        if calls == 2:  # the first step's weights are huge, the second step's loss is no number
+            os.kill(os.getpid(), signal.SIGINT)
         return augment(*arguments, **options)  # type: ignore[arg-type]
 
     diverging = ("train.lr=1e30", "train.optimiser=sgd", "train.warmup=0")
@@ -274,7 +273,7 @@ def test_states_are_saved_within_an_epoch_too(store: TileStore, undisturbed: Pat
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "save_state", noting)
         start(store, tmp_path / "run", "train.save_minutes=1e-9")
-    assert saved[:4] == [1, 2, 3, 3]
+    assert saved[:3] == [1, 2, 3]
     assert same(undisturbed, tmp_path / "run")
 
 

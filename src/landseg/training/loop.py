@@ -38,6 +38,9 @@ from landseg.training.state import load_state, save_state
 log = logging.getLogger("landseg")
 
 LOG_EVERY_S = 10.0
+SAVE_SHARE = 0.05
+"""Of the time that saving the state at the end of each epoch may take; where epochs are shorter, some are not saved."""
+
 METRICS_EVERY = 50
 """Steps between two training lines of `metrics.jsonl`; the end of an epoch writes one too."""
 
@@ -139,7 +142,7 @@ class Loop:
         self.run_files = run
         if resume:
             self._restore(load_state(run.folder / "state"))
-        self.saved_at_s = self.at.elapsed_s
+        self.saved_at_s, self.save_s = self.at.elapsed_s, 0.0
         began = time.perf_counter() - self.at.elapsed_s
         with _interruptible(self):
             while not self._is_over():
@@ -157,7 +160,10 @@ class Loop:
                 if is_last or self._progress() >= 1 or (self.at.epoch + 1) % self.settings.validate_every == 0:
                     self._validate()
                 self.at = replace(self.at, epoch=self.at.epoch + 1, batch=0, elapsed_s=time.perf_counter() - began)
-                self._save()
+                if self._is_over() or SAVE_SHARE * (self.at.elapsed_s - self.saved_at_s) >= self.save_s:
+                    self._save()
+        if self.settings.patience is not None and self.at.since_best >= self.settings.patience:
+            log.info("early stop: no better mIoU in %d validations", self.at.since_best)
         if self.is_interrupted:
             raise KeyboardInterrupt
         return self.at
@@ -251,7 +257,6 @@ class Loop:
 
     def _is_over(self) -> bool:
         if self.settings.patience is not None and self.at.since_best >= self.settings.patience:
-            log.info("early stop: no better mIoU in %d validations", self.at.since_best)
             return True
         return self.at.best_epoch >= 0 and self.at.batch == 0 and self._progress() >= 1
 
@@ -271,7 +276,7 @@ class Loop:
 
     def _save(self) -> None:
         self._require_finite()
-        self.saved_at_s = self.at.elapsed_s
+        self.saved_at_s, start = self.at.elapsed_s, time.perf_counter()
         average = {} if self.average is None else {"average": self.average.state_dict()}
         position = {name: getattr(self.at, name) for name in self.at.__dataclass_fields__}
         state = {
@@ -284,6 +289,7 @@ class Loop:
             **average,
         }
         save_state(self.run_files.folder / "state", state)
+        self.save_s = time.perf_counter() - start
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.at = Position(**state["position"])
