@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import zipfile
 from pathlib import Path
 
@@ -74,18 +73,18 @@ def test_an_interrupted_prediction_is_not_submitted(tmp_path: Path, images: Path
     assert not caught.value.is_gate
 
 
-def test_every_violation_is_logged_and_the_message_is_one_line(
-    tmp_path: Path, images: Path, predictions: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_every_violation_is_in_the_result_and_the_message_is_one_line(tmp_path: Path, images: Path, predictions: Path) -> None:
     path = tmp_path / "bad.zip"
     with zipfile.ZipFile(path, "w") as archive:
         for i in range(1, 4):
             archive.write(predictions / f"{i}.png", f"result/{i}.png")
-    with caplog.at_level(logging.ERROR, "landseg"), pytest.raises(LandsegError) as caught:
+    with pytest.raises(LandsegError) as caught:
         submit(images=images, check=path, classes=3)
     assert caught.value.is_gate and "\n" not in str(caught.value)
     assert str(caught.value).startswith(f"{path}: 7 violations [folder 3, palette 3, missing 1]: 4.png: missing")
-    assert len(caplog.messages) == 7 and any(line.startswith("result/3.png: palette") for line in caplog.messages)
+    lines = caught.value.result.as_text().splitlines()
+    assert lines[0] == f"{path}: 7 violations" and len(lines) == 8 and any(line.startswith("result/3.png: palette") for line in lines)
+    assert len(caught.value.result.as_json()["violations"]) == 7
 
 
 def test_arguments_that_do_not_fit_together(tmp_path: Path, images: Path, predictions: Path) -> None:

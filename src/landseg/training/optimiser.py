@@ -43,7 +43,7 @@ def lr_factor(progress: float, schedule: Literal["polynomial", "cosine"], warmup
     """
     done = min(max(progress, 0.0), 1.0)
     if done < warmup:
-        return max(done / warmup, 0.1)
+        return 0.1 + 0.9 * done / warmup
     left = 1 - (done - warmup) / (1 - warmup)
     return float(left**POWER if schedule == "polynomial" else (1 - math.cos(math.pi * left)) / 2)
 

@@ -66,7 +66,7 @@ def submit(
         overwrite: Replace an existing `out`.
 
     Raises:
-        LandsegError: A rule is broken (`is_gate`; every violation is logged), or the arguments do not fit together.
+        LandsegError: A rule is broken (`is_gate`; its `result` holds every violation), or the arguments do not fit together.
     """
     if images is None:
         raise LandsegError(
@@ -88,13 +88,13 @@ def submit(
             "PREDICTIONS" if predictions is None else "--out", "not given", "predictions and --out, or --check ZIP", "name both"
         )
     place, target = Path(predictions), Path(out)
+    if target.is_dir():
+        raise LandsegError(target, "it is a folder", "the path of a zip", f"for example --out {target / 'result.zip'}")
     if target.suffix.lower() != ".zip":
         raise LandsegError(
             target, f"it ends in {target.suffix or 'nothing'}", "the path of a zip", f"for example --out {target.with_suffix('.zip')}"
         )
     refuse_existing(target, overwrite=overwrite)
-    if target.is_dir():
-        raise LandsegError(target, "it is a folder", "the path of a zip", f"for example --out {target / 'result.zip'}")
     count = classes if classes is not None else _recorded_classes(place)
     sizes = expected(Path(images))
     build(place, sizes, count, target)
