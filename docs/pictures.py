@@ -1,7 +1,8 @@
 """Draw the pictures of the README and the tutorial: ``python docs/pictures.py [DEMO] [CHROMIUM]``. Nothing in them is drawn by hand.
 
-Without arguments it draws the hero alone, from the invented world. DEMO is the folder that ``landseg demo`` wrote: its test tiles give the
-strip of image, truth, prediction and error, and its report the picture of the page, for which CHROMIUM, a browser's command, is needed.
+Without arguments it draws the hero and the recovered scenes, from the invented world. DEMO is the folder that ``landseg demo`` wrote: its
+test tiles give the strip of image, truth, prediction and error, and its report the picture of the page, for which CHROMIUM, a browser's
+command, is needed.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ import numpy as np
 from landseg.core.classes import IGNORE_INDEX, LandClass, paint
 from landseg.core.files import write_bytes
 from landseg.data import world
-from landseg.data.dataset import list_files
+from landseg.data.dataset import list_files, open_dataset
 from landseg.data.tiles import decode_codes, decode_image, read_bytes
 from landseg.scoring.confusion import confusion_matrix, scores
+from landseg.splitting.assignment import read_split
+from landseg.verbs.prepare import prepare
+from landseg.verbs.split import split
 
 FOLDER = Path(__file__).parent / "pictures"
 HERO_SEED, HERO_WINDOW = 3, (slice(120, 480), slice(0, 420))
@@ -62,6 +66,41 @@ def strip(demo: Path, count: int = 3) -> np.ndarray:
         panels = [image, paint(truth, world.CLASSES), paint(preds, world.CLASSES), wrong]
         rows.append(_beside([_square(panel, is_map=i > 0) for i, panel in enumerate(panels)]))
     return _stack([*rows, _legend(world.CLASSES, rows[0].shape[1])])
+
+
+def scenes(count: int = 3, edge: int = 96) -> np.ndarray:
+    """Anonymous tiles of a few invented scenes as they come, and what `split --by scene` puts together of them."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        world.write_competition(folder, 21, train_scenes=count, test_scenes=1, height=640, width=640, tile=128, unlabelled_tiles=False)
+        prepare([folder / "train_and_label.zip"], folder / "data", classes=",".join(item.name for item in world.CLASSES))
+        split(folder / "data", by="scene", val=0.3)
+        dataset = open_dataset(folder / "data")
+        images = {
+            tile.name: cv2.resize(decode_image(read_bytes(tile.image)), (edge, edge), interpolation=cv2.INTER_AREA)
+            for tile in dataset.tiles
+        }
+        placed = [tile for tile in read_split(dataset, "scene").tiles if tile.row]
+    per_row = round(len(images) / 5)
+    tiles = [np.pad(image, ((0, GAP // 2), (0, GAP // 2), (0, 0)), constant_values=WHITE) for image in images.values()]
+    tiles += [np.full_like(tiles[0], WHITE)] * (-len(tiles) % per_row)
+    shuffled = np.vstack([np.hstack(tiles[i : i + per_row]) for i in range(0, len(tiles), per_row)])
+    mosaics = []
+    for scene in sorted({tile.scene for tile in placed}):
+        own = [tile for tile in placed if tile.scene == scene]
+        if len(own) < 9:
+            continue
+        rows, cols = (1 + max(int(getattr(tile, side)) for tile in own) for side in ("row", "col"))
+        mosaic = np.full((rows * edge, cols * edge, 3), WHITE, np.uint8)
+        for tile in own:
+            row, col = int(tile.row) * edge, int(tile.col) * edge
+            mosaic[row : row + edge, col : col + edge] = images[tile.tile]
+        mosaics.append(mosaic)
+    together = _beside(mosaics)
+    width = together.shape[1]
+    shuffled = shuffled[: -GAP // 2, : -GAP // 2]  # the last tile needs no gap
+    height = round(shuffled.shape[0] * width / shuffled.shape[1])
+    return _stack([cv2.resize(shuffled, (width, height), interpolation=cv2.INTER_AREA), together])
 
 
 def report_page(demo: Path, browser: str) -> np.ndarray:
@@ -124,6 +163,7 @@ def _legend(classes: Sequence[LandClass], width: int) -> np.ndarray:
 
 if __name__ == "__main__":
     save("hero.jpg", hero())
+    save("scenes.jpg", scenes())
     if len(sys.argv) > 1:
         save("strip.jpg", strip(Path(sys.argv[1])))
     if len(sys.argv) > 2:

@@ -55,7 +55,7 @@ def journey(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_journey_leaves_what_the_contract_says(journey: Path) -> None:
     for name in (
-        "data/dataset.yaml", "data/splits/random.csv", "data/pack/pack.json", "run/recipe.yaml", "run/environment.json",
+        "data/dataset.yaml", "data/splits/scene.csv", "data/pack/pack.json", "run/recipe.yaml", "run/environment.json",
         "run/metrics.jsonl",
         "run/log.txt", "run/model/model.safetensors", "run/model/model.json", "predictions/1.png",
         "predictions/overlay/1.jpg", "result.zip",

@@ -113,6 +113,7 @@ def compete(**arguments: Any) -> Result:
     "--classes", metavar="NAMES|FILE", help="Class names in the order of their ids, a file of them, or parcels4; needed for labels."
 )
 @click.option("--labels", metavar="PATH", help="Where the labels are, when the sources leave it open.")
+@click.option("--mend", is_flag=True, help="Mend what a stated rule can, leave out what none can; dataset.yaml says which and how often.")
 @common(settings=False)
 def prepare(**arguments: Any) -> Result:
     """Make a dataset folder of zips or folders of tiles.
@@ -124,18 +125,41 @@ def prepare(**arguments: Any) -> Result:
     return verb(**arguments)
 
 
+@main.command(short_help="What is in a data set, and what is wrong with it.")
+@click.argument("data")
+@click.option("--classes", metavar="NAMES|FILE", help="As for prepare, where DATA is no dataset folder yet.")
+@click.option("--out", metavar="DIR", help="Where audit.json and audit.html go. [default: DATA/audit]")
+@click.option("--require", type=click.Choice(["clean"]), help="A gate: exit code 3 when anything is wrong.")
+@common(settings=False, overwrite=False)
+def audit(**arguments: Any) -> Result:
+    """Decode every tile of DATA and say what is in it and what is wrong with it. DATA may also be a folder that is not prepared yet.
+
+    The result is a table, and audit.json and audit.html with thumbnails of every kind of problem.
+    """
+    from landseg.verbs.audit import audit as verb
+
+    return verb(**arguments)
+
+
 @main.command(short_help="Decide which tiles train and which validate.")
 @click.argument("data")
-@click.option("--by", type=click.Choice(["random"]), default="random", show_default=True, help="What keeps tiles together.")
+@click.option("--by", type=click.Choice(["scene", "group", "random", "file"]), help="What keeps tiles together. [default: scene]")
+@click.option("--groups", metavar="FILE|REGEX", help="For --by group: a CSV tile,group, or a pattern whose match in a name is the group.")
 @click.option("--val", type=float, default=0.1, show_default=True, help="Share of the tiles that validate.")
 @click.option("--test", type=float, default=0.0, show_default=True, help="Share of the tiles that test.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draw.")
+@click.option("--folds", type=click.IntRange(2, 100), metavar="K", help="K splits NAME-1 … NAME-K instead, no tile in val of two.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the draw.")
 @click.option("--name", metavar="NAME", help="Name of the split. [default: that of --by]")
+@click.option("--lists", is_flag=True, help="Also PaddleX lists: DATA/splits/NAME/train_list.txt and so on.")
+@click.option("--check", is_flag=True, help="Look for leaks between the parts of the split NAME; split nothing.")
+@click.option("--against", metavar="TEST", help="Look for tiles of DATA that lie in TEST too; split nothing.")
+@click.option("--require", type=click.Choice(["clean"]), help="For --check and --against: exit code 3 when a leak is found.")
 @common(settings=False)
 def split(**arguments: Any) -> Result:
-    """Assign the tiles of DATA to train, val and test.
+    """Assign the tiles of DATA to train, val and test, or look for leaks between them.
 
-    The result is DATA/splits/NAME.csv, a line a tile, and a table of what lies in each part.
+    The result is DATA/splits/NAME.csv, a line a tile, and a table of what lies in each part; --by scene also writes NAME.edges.csv and
+    NAME.html, the recovered scenes; of folds beside the first. With --check or --against it is a table and a page of what leaks.
     """
     from landseg.verbs.split import split as verb
 

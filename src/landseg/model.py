@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from landseg.core.errors import LandsegError
+from landseg.inference.pieces import by_pieces, class_ids, piece_edge
 from landseg.network.checkpoint import ModelCard, find_model
 from landseg.network.engine import Engine, load_engine, softmax
 
@@ -17,6 +18,7 @@ class Model:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._edge = piece_edge(engine.card.tile_size, engine.card.factor)
 
     @property
     def card(self) -> ModelCard:
@@ -29,24 +31,28 @@ class Model:
         return self.card.class_names
 
     def predict(self, image: np.ndarray) -> np.ndarray:
-        """Class ids (H, W) uint8 of an image (H, W, C) in the bands and dtype that the model was trained on.
+        """Class ids (H, W) uint8 of an image (H, W, C) of any size, in the bands and dtype that the model was trained on.
 
         Raises:
             LandsegError: The image has other bands or another dtype.
         """
-        return np.asarray(self._engine.preds(self._checked(image)[None])[0])
+        return class_ids(self._engine.preds, self._checked(image), self._edge)
 
     def probabilities(self, image: np.ndarray) -> np.ndarray:
-        """Softmax (K, H, W) float32 of an image (H, W, C).
+        """Softmax (K, H, W) float32 of an image (H, W, C) of any size.
 
         Raises:
             LandsegError: The image has other bands or another dtype.
         """
-        return np.asarray(softmax(self._engine.logits(self._checked(image)[None]))[0])
+        checked = self._checked(image)
+        probs = np.zeros((len(self.card.classes), *checked.shape[:2]), np.float32)
+        for window, found in by_pieces(self._engine.logits, checked, self._edge):
+            probs[:, *window.slices] = softmax(found[None])[0]
+        return probs
 
     def _checked(self, image: np.ndarray) -> np.ndarray:
         bands, dtype = self.card.bands, self.card.dtype
-        if image.ndim != 3 or image.shape[2] != len(bands) or image.dtype.name != dtype:
+        if image.ndim != 3 or image.size == 0 or image.shape[2] != len(bands) or image.dtype.name != dtype:
             raise LandsegError(
                 "image", f"shape {image.shape} of {image.dtype}", f"(height, width, {len(bands)}) of {dtype}: {', '.join(bands)}",
                 "choose the bands and the type that the model was trained on",

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from landseg.core.classes import IGNORE_INDEX, LandClass, lookup_table, make_classes, paint, palette, parse_classes
+from landseg.core.classes import IGNORE_INDEX, LandClass, lookup_table, make_classes, paint, palette, parse_classes, read_classes
 from landseg.core.errors import LandsegError
 
 
@@ -72,7 +72,7 @@ def test_files_of_classes(tmp_path: Path, name: str, content: str, expected: lis
         "building, road",
         "[[",
         "- {colour: '#112233'}",
-        "- {name: a, colour: red}",
+        "- {name: a, colour: reddish}",
         "- {name: a, colour: 7}",
         "",
         "{classes: 3}",
@@ -117,12 +117,34 @@ def test_a_remap_names_every_legal_code() -> None:
     assert table[3] == table[255] == table[65535] == -1
 
 
+def test_a_remap_of_the_ignore_index_holds() -> None:
+    assert lookup_table(2, 255, {0: 0, 255: 1})[[0, 255]].tolist() == [0, 1]
+
+
+def test_a_code_that_is_also_the_ignore_index_is_refused_only_where_both_are_stated(tmp_path: Path) -> None:
+    path = tmp_path / "mask.yaml"
+    path.write_text("classes: [{name: a, code: 0}, {name: b, code: 255}]\n", encoding="utf-8")
+    assert read_classes(str(path)).remap == {0: 0, 255: 1}
+    path.write_text("ignore_index: 255\nclasses: [{name: a, code: 0}, {name: b, code: 255}]\n", encoding="utf-8")
+    with pytest.raises(LandsegError, match="code 255 is the ignore_index and b"):
+        read_classes(str(path))
+
+
+@pytest.mark.parametrize("name", ["classes.yaml", "a/b.CSV", "labels.txt", "x.json"])
+def test_a_file_of_classes_that_is_not_there(tmp_path: Path, name: str) -> None:
+    with pytest.raises(LandsegError, match="not there"):
+        read_classes(str(tmp_path / name))
+    assert [item.name for item in read_classes("road v1.0,b").classes] == ["road v1.0", "b"]
+
+
 def test_another_ignore_index_becomes_ours() -> None:
     table = lookup_table(3, 2, {})
     assert table[[0, 1, 2, 3]].tolist() == [0, 1, IGNORE_INDEX, -1]
 
 
-@pytest.mark.parametrize(("ignore", "remap"), [(255, {1: 7}), (255, {1: -1}), (255, {-1: 0}), (255, {70000: 0}), (-1, {}), (65536, {})])
+@pytest.mark.parametrize(
+    ("ignore", "remap"), [(255, {1: 7}), (255, {1: -1}), (255, {-40000: 0}), (255, {70000: 0}), (-40000, {}), (65536, {})]
+)
 def test_a_remap_to_no_class_or_from_no_code_is_refused(ignore: int, remap: dict[int, int]) -> None:
     with pytest.raises(LandsegError, match=r"dataset\.yaml"):
         lookup_table(5, ignore, remap)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from landseg.core.classes import LandClass, make_classes
 from landseg.core.errors import LandsegError
 from landseg.data.dataset import DatasetInfo, list_files, open_dataset, walk, write_info
+from landseg.data.labels import Mend
 
 # No line separators and control characters: PyYAML folds some of them (U+0085), and no file or class is called so.
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc", "Zl", "Zp"]), max_size=120)
@@ -134,3 +135,52 @@ def test_walk_is_sorted_and_passes_litter_over(tmp_path: Path) -> None:
 def test_ids_that_are_not_the_places_of_the_names_are_refused(classes: list[tuple[int, str]], found: str) -> None:
     with pytest.raises(ValueError, match=found):
         DatasetInfo(name="x", classes=tuple(LandClass(id=i, name=name, colour="#112233") for i, name in classes))
+
+
+def test_how_labels_are_read_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    touch(tmp_path, "images/1.jpg", "images/2.jpg", "images/3.jpg", "labels/1.png", "labels/2.png", "labels/3.png")
+    info = DatasetInfo(
+        name="a",
+        classes=CLASSES,
+        ignore_index=-1,
+        ignore_colours=("#FFFFFF",),
+        label_encoding="palette",
+        remap={-2: 0, 7: 1},
+        mend=Mend(colours_within=8, resize_within=1),
+        mended={"resize_within": 3},
+        left_out={"2": "a label of 3 × 3 pixels for an image of 9 × 9"},
+        scaling=((0.0, 3000.5), (-10.0, 1.0)),
+    )
+    write_info(tmp_path, info)
+    dataset = open_dataset(tmp_path)
+    assert dataset.info == info and dataset.info.ignore_colours == ("#ffffff",)
+    assert [tile.name for tile in dataset.tiles] == ["1", "3"]
+    rules = dataset.label_rules
+    assert (rules.encoding, rules.ignore_index, rules.mend) == ("palette", -1, info.mend)
+    assert rules.table[-2] == 0 and rules.table[7] == 1 and rules.table[-1] == 255 and rules.ignore_colours is not None
+    assert rules.ignore_colours.tolist() == [[255, 255, 255]] and rules.colours.tolist() == [list(item.rgb) for item in CLASSES]
+    lines = (tmp_path / "dataset.yaml").read_text(encoding="utf-8").splitlines()
+    assert "mend: {colours_within: 8, resize_within: 1}" in lines and "- [0.0, 3000.5]" in lines
+
+
+def test_what_is_rarely_set_stands_there_only_when_it_is(tmp_path: Path) -> None:
+    write_info(tmp_path, DatasetInfo(name="a", classes=CLASSES))
+    text = (tmp_path / "dataset.yaml").read_text(encoding="utf-8")
+    assert not any(key in text for key in ("mend", "left_out", "ignore_colours", "scaling"))
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"mend": {"treshold": 3}},
+        {"mend": {"threshold": 0}},
+        {"mend": {"illegal": "drop"}},
+        {"ignore_colours": ["white"]},
+        {"scaling": [[3, 1]]},
+        {"scaling": [[0, float("nan")]]},
+        {"label_encoding": "colour"},
+    ],
+)
+def test_rules_that_are_none_are_refused(keys: dict[str, object]) -> None:
+    with pytest.raises(ValueError):
+        DatasetInfo.model_validate({"name": "x", **keys})

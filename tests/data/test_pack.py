@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from landseg.core.errors import LandsegError
 from landseg.data import pack, packing
 from landseg.data.dataset import Dataset, DatasetInfo, open_dataset, write_info
+from landseg.data.labels import Mend
 from landseg.data.pack import Files, Pack, TileStore, content_fingerprint, open_tiles
 from landseg.data.statistics import band_statistics
 from landseg.data.tiles import decode_codes, decode_image, read_bytes
@@ -524,3 +525,88 @@ def test_a_store_that_is_open_goes_on_when_the_files_change_and_it_is_written_an
     assert not mended.image(0).any()
     assert all(np.array_equal(running.image(i), before[i]) for i in range(3))
     assert running.image(5).any(), "a tile that was not read before is still what it was when the store was opened"
+
+
+def read_only(monkeypatch: pytest.MonkeyPatch, folder: Path, number: int = errno.EROFS) -> None:
+    """Let the system refuse to make anything below `folder`."""
+    real = Path.mkdir
+
+    def refuse(self: Path, *options: object, **named: object) -> None:
+        if self.is_relative_to(folder):
+            raise OSError(number, os.strerror(number))
+        real(self, *options, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_a_folder_that_is_read_only_has_its_store_in_the_users_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, decoded: list[int], number: int
+) -> None:
+    dataset = make(tmp_path / "data")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    read_only(monkeypatch, tmp_path / "data", number)
+    with caplog.at_level(logging.INFO, "landseg"):
+        store = open_tiles(dataset)
+    assert isinstance(store, Pack) and str(tmp_path / "cache") in caplog.text and "cannot be written" in caplog.text
+    assert_equal_to_files(store, dataset)
+    assert_equal_to_files(open_tiles(reopened(dataset)), dataset)
+    assert len(decoded) == 6, "it is made once"
+    other = make(tmp_path / "other")
+    read_only(monkeypatch, tmp_path / "other", number)
+    open_tiles(other)
+    assert len(list((tmp_path / "cache" / "landseg").iterdir())) == 2
+    assert not (tmp_path / "data" / "pack").exists()
+
+
+def test_a_full_disk_does_not_send_the_store_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = make(tmp_path / "data")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    read_only(monkeypatch, tmp_path / "data", errno.ENOSPC)
+    with pytest.raises(LandsegError, match="No space left"):
+        open_tiles(dataset)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_labels_pass_through_the_rules_that_mend(tmp_path: Path) -> None:
+    dataset = make(tmp_path)
+    plain = [open_tiles(dataset).label(i).copy() for i in range(6)]
+    first, second = (dataset.tiles[i].label for i in (0, 1))
+    assert first is not None and second is not None
+    grown = np.pad(plain[0], ((0, 1), (0, 0)), mode="edge")
+    first.write_bytes(cv2.imencode(".png", grown)[1].tobytes())
+    second.write_bytes(cv2.imencode(".png", np.full((24, 24), 77, np.uint8))[1].tobytes())
+    write_info(tmp_path, dataset.info.model_copy(update={"mend": Mend(resize_within=1, illegal="ignore")}))
+    dataset = reopened(dataset)
+    for store in (open_tiles(dataset), open_tiles(dataset, use_pack=False)):
+        assert store.label(0).shape == (24, 24) and (store.label(0) == plain[0]).mean() > 0.8
+        assert (store.label(1) == 255).all() and sum(store.entries[1].class_pixels) == 0
+        assert all(np.array_equal(store.label(i), plain[i]) for i in range(2, 6))
+
+
+def test_unknown_colours_are_unlabelled_and_no_error(tmp_path: Path) -> None:
+    dataset = make(tmp_path)
+    plain = [open_tiles(dataset).label(i).copy() for i in range(6)]
+    colours = np.array([item.rgb for item in CLASSES] + [(1, 2, 3)] * (256 - len(CLASSES)), np.uint8)
+    for tile, ids in zip(dataset.tiles, plain, strict=True):
+        tile.label.write_bytes(cv2.imencode(".png", colours[ids][:, :, ::-1])[1].tobytes())  # type: ignore[union-attr]
+    write_info(tmp_path, dataset.info.model_copy(update={"label_encoding": "rgb"}))
+    dataset = reopened(dataset)
+    for store in (open_tiles(dataset), open_tiles(dataset, use_pack=False)):
+        assert all(np.array_equal(store.label(i), plain[i]) for i in range(6))
+
+
+def test_tiles_left_out_by_name_are_not_there(tmp_path: Path) -> None:
+    dataset = make(tmp_path)
+    write_info(tmp_path, dataset.info.model_copy(update={"left_out": {"tile_0002": "why"}}))
+    assert [entry.name for entry in open_tiles(reopened(dataset)).entries] == [f"tile_000{i}" for i in (0, 1, 3, 4, 5)]
+
+
+def test_the_type_that_most_tiles_of_the_stated_bands_have_is_kept(tmp_path: Path) -> None:
+    dataset = make(tmp_path, 9)
+    images = sorted((tmp_path / "images").iterdir())
+    for i, path in enumerate(images[:6]):
+        path.unlink()
+        np.save(path.with_suffix(".npy"), np.zeros((24, 24, 1) if i < 4 else (24, 24, 3), np.uint16))
+    store = open_tiles(reopened(dataset))
+    assert len(store.entries) == 3 and store.image(0).dtype == np.uint8

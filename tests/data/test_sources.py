@@ -7,10 +7,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import yaml
 
 from landseg.core.classes import make_classes
 from landseg.core.errors import LandsegError
-from landseg.data.sources import Found, recognise
+from landseg.data.sources import Found, folder_of, recognise
 from landseg.data.tiles import encode_label
 
 RNG = np.random.default_rng(4)
@@ -28,7 +29,7 @@ def label(path: Path, size: int = 24, *, palette: bool = False, colours: bool = 
     ids = RNG.integers(0, 5, (size, size), np.uint8)
     if colours:
         table = np.array([item.rgb for item in CLASSES], np.uint8)
-        path.write_bytes(bytes(cv2.imencode(".png", table[ids])[1]))
+        path.write_bytes(bytes(cv2.imencode(".png", table[ids][:, :, ::-1])[1]))
     elif path.suffix == ".npy":
         np.save(path, ids.astype(np.int64))
     elif path.suffix == ".png":
@@ -222,6 +223,79 @@ def test_labels_in_colours_are_refused_beside_their_images_alone(tmp_path: Path)
     fill(tmp_path, labels="y")
     found = recognise([tmp_path])
     assert places(found, tmp_path) == ("x", "y") and [other.folder.name for other in found.others] == ["colour"]
+
+
+COLOURS = [item.rgb for item in CLASSES]
+
+
+def test_labels_in_the_classes_colours_are_labels_where_nothing_else_is(tmp_path: Path) -> None:
+    fill(tmp_path, "x", "colour", colours=True)
+    assert places(recognise([tmp_path], colours=COLOURS), tmp_path) == ("x", "colour")
+    with pytest.raises(LandsegError, match="labels painted in colours"):
+        recognise([tmp_path], colours=[(1, 2, 3), (4, 5, 6)])
+    fill(tmp_path, labels="y")
+    assert places(recognise([tmp_path], colours=COLOURS), tmp_path) == ("x", "y")
+
+
+def test_the_colours_to_name_are_listed_with_their_shares(tmp_path: Path) -> None:
+    fill(tmp_path, "x", "colour", colours=True)
+    with pytest.raises(LandsegError) as caught:
+        recognise([tmp_path])
+    message = str(caught.value)
+    assert all(item.colour in message for item in CLASSES) and "%" in message and "--classes classes.yaml" in message
+    written = caught.value.do.partition("[")[2].partition("]")[0]
+    assert len(yaml.safe_load(f"[{written}]")) == 5 and "\n" not in message
+
+
+def test_jpeg_labels_in_the_classes_colours_are_labels(tmp_path: Path) -> None:
+    fill(tmp_path, "x")
+    (tmp_path / "y").mkdir()
+    for name in "123":
+        ids = cv2.resize(RNG.integers(0, 5, (3, 3), np.uint8), (96, 96), interpolation=cv2.INTER_NEAREST)
+        picture = np.array(COLOURS, np.uint8)[ids][:, :, ::-1]
+        (tmp_path / "y" / f"{name}.jpg").write_bytes(bytes(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 95])[1]))
+    assert places(recognise([tmp_path], colours=COLOURS), tmp_path) == ("x", "y")
+
+
+def test_photographs_are_no_labels_whatever_the_colours(tmp_path: Path) -> None:
+    fill(tmp_path, "x", image=".png")
+    many = [tuple(colour) for colour in RNG.integers(0, 256, (20, 3)).tolist()]
+    found = recognise([tmp_path], colours=many)  # type: ignore[arg-type]
+    assert places(found, tmp_path) == ("x", None) and not found.looks_like_labels
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".png"])
+def test_grey_masks_are_labels_where_the_user_says_so(tmp_path: Path, ending: str) -> None:
+    fill(tmp_path, "x")
+    for name in "123":
+        mask = cv2.resize(RNG.integers(0, 2, (5, 5), np.uint8) * 255, (48, 48), interpolation=cv2.INTER_LINEAR)
+        (tmp_path / "y").mkdir(exist_ok=True)
+        (tmp_path / "y" / f"{name}{ending}").write_bytes(bytes(cv2.imencode(ending, mask)[1]))
+    assert places(recognise([tmp_path / "x"], tmp_path / "y"), tmp_path) == ("x", "y")
+    assert places(recognise([tmp_path], tmp_path / "y"), tmp_path) == ("x", "y")
+    with pytest.raises(LandsegError, match="--labels"):
+        recognise([tmp_path])
+
+
+@pytest.mark.parametrize("bad", [-1, np.nan, -3.4e38])
+def test_arrays_with_nodata_are_labels(tmp_path: Path, bad: float) -> None:
+    fill(tmp_path, "x")
+    for name in "123":
+        ids: np.ndarray = RNG.integers(0, 5, (24, 24)).astype(np.float32)
+        ids[0] = bad
+        (tmp_path / "y").mkdir(exist_ok=True)
+        np.save(tmp_path / "y" / f"{name}.npy", ids)
+    assert places(recognise([tmp_path]), tmp_path) == ("x", "y")
+
+
+def test_a_folder_that_lists_exactly_the_files_is_referred_to(tmp_path: Path) -> None:
+    fill(tmp_path, "x", names="12")
+    files = {name: tmp_path / "x" / f"{name}.jpg" for name in "12"}
+    assert folder_of(files, [tmp_path]) == tmp_path / "x"
+    assert folder_of({"1": files["1"]}, [tmp_path]) is None and folder_of({"a": files["1"], "2": files["2"]}, [tmp_path]) is None
+    assert folder_of(files, [tmp_path / "elsewhere"]) is None
+    photo(tmp_path / "x" / "1.png")
+    assert folder_of(files, [tmp_path]) is None
 
 
 def test_flat_pictures_are_images_where_nothing_else_is(tmp_path: Path) -> None:

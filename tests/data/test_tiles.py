@@ -14,17 +14,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from landseg.core.classes import lookup_table, make_classes
+from landseg.core.classes import make_classes
 from landseg.data.tiles import (
     MAX_PIXELS,
     UnreadableTile,
-    codes_to_ids,
     decode_codes,
     decode_image,
+    decode_label,
     encode_label,
-    illegal_labels,
     read_bytes,
     read_header,
+    read_palette,
 )
 
 RNG = np.random.default_rng(3)
@@ -221,19 +221,29 @@ def test_codes_that_are_no_ids_are_refused(codes: np.ndarray) -> None:
         decode_codes(npy_bytes(codes))
 
 
-def test_codes_become_ids_and_illegal_ones_are_counted() -> None:
-    codes = np.array([[0, 2, 7], [7, 255, 300]], np.uint16)
-    ids, illegal = codes_to_ids(codes, lookup_table(3, 255, {}))
-    np.testing.assert_array_equal(ids, [[0, 2, 255], [255, 255, 255]])
-    assert ids.dtype == np.uint8 and illegal == {7: 2, 300: 1}
-    ids, illegal = codes_to_ids(codes, lookup_table(3, 255, {7: 1, 0: 255, 2: 0, 300: 2}))
-    np.testing.assert_array_equal(ids, [[255, 0, 1], [1, 255, 2]])
-    assert not illegal
+def test_a_label_is_what_stands_in_its_file() -> None:
+    np.testing.assert_array_equal(decode_label(cv_bytes(RGBA, ".png")), RGBA)
+    np.testing.assert_array_equal(decode_label(cv_bytes(RGB, ".png")), RGB)
+    np.testing.assert_array_equal(decode_label(npy_bytes(np.full((3, 4), -1, np.int16))), np.full((3, 4), -1))
+    grey_alpha = decode_label(pil_bytes(Image.merge("LA", [Image.fromarray(GREY), Image.fromarray(RGB[:, :, 0])]), "PNG"))
+    np.testing.assert_array_equal(grey_alpha, np.dstack([GREY, GREY, GREY, RGB[:, :, 0]]))
 
 
-def test_illegal_labels_name_file_value_count_and_the_rest() -> None:
-    error = illegal_labels({"b.png": {7: 12}, "c.png": {9: 1}}, 5, "data")
-    assert all(part in str(error) for part in ("b.png", "7", "12", "1 more", "0..4", "255"))
+def test_a_palette_is_read_without_the_pixels() -> None:
+    data = encode_label(GREY % 3, CLASSES)
+    palette = read_palette(data)
+    assert palette is not None and palette.dtype == np.uint8
+    np.testing.assert_array_equal(palette[:3], [item.rgb for item in CLASSES])
+    assert read_palette(cv_bytes(RGB, ".png")) is None and read_palette(b"") is None and read_palette(data[:40]) is None
+
+
+def test_a_palette_with_a_transparent_colour_keeps_it_on_request() -> None:
+    picture = Image.fromarray(GREY % 2).convert("P")
+    picture.putpalette([10, 20, 30, 40, 50, 60])
+    data = pil_bytes(picture, "PNG", transparency=1)
+    image = decode_image(data, keep_alpha=True)
+    np.testing.assert_array_equal(image[:, :, 3], np.where(GREY % 2, 0, 255))
+    assert decode_image(data).shape[2] == 3
 
 
 @pytest.mark.parametrize(
@@ -273,6 +283,14 @@ def test_a_header_that_lies_about_its_size_costs_no_memory(name: str) -> None:
         assert f"{MAX_PIXELS:,}" in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["png rgb", "png grey", "png palette"])
+def test_a_png_without_pixels_is_not_handed_on(name: str) -> None:
+    data = FILES[name].replace(b"IDAT", b"IDvT")
+    for read in (decode_image, decode_codes):
+        with pytest.raises(UnreadableTile, match="holds no pixels"):
+            read(data)
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_truncated_file_is_unreadable(name: str) -> None:
     """Cut in the middle of its pixels, no format may pass for whole."""
@@ -302,3 +320,16 @@ def test_no_mutation_brings_another_exception(name: str) -> None:
                 assert str(error)
             else:
                 assert isinstance(result, np.ndarray) is (read is not read_header)
+
+
+def test_the_reason_of_a_damaged_tiff_is_gdals_and_the_same_each_time() -> None:
+    data = bytearray(tiff_bytes(noise((64, 64, 3)), compress="deflate"))
+    at = data.find(b"\x78", 8)
+    data[at : at + 400] = bytes(400)
+
+    def reason() -> str:
+        with pytest.raises(UnreadableTile) as caught:
+            decode_image(bytes(data))
+        return str(caught.value)
+
+    assert reason() == reason() and "band 1" in reason() and "previous exception" not in reason()

@@ -20,8 +20,8 @@ from PIL import Image
 from landseg.core.classes import LandClass, make_classes
 from landseg.core.errors import LandsegError
 from landseg.data.inputs import find_inputs
-from landseg.inference.folder import BEGUN, FINISHED, MAX_SIDE, predict_tiles
-from landseg.inference.overlay import overlay_jpeg, rgb_picture
+from landseg.inference.folder import BEGUN, FINISHED, predict_tiles
+from landseg.inference.pieces import EDGE
 
 CLASSES = make_classes(["building", "road", "water"])
 
@@ -34,6 +34,8 @@ class Card:
     bands: tuple[str, ...] = ("red", "green", "blue")
     ignore_index: int = 255
     tile_size: tuple[int, int] = (16, 16)
+    factor: float = 1.0
+    scaling: tuple[tuple[float, float], ...] | None = None
     dtype: str = "uint8"
 
 
@@ -139,6 +141,14 @@ def test_every_batch_has_one_shape_and_bounded_pixels(tmp_path_factory: pytest.T
         assert count <= batch and (count == 1 or count * height * width <= batch * 16 * 16)
 
 
+def test_a_step_of_many_bands_is_bounded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("landseg.inference.folder.STEP_VALUES", 2 * 16 * 16 * 3)
+    images = {f"t{i}": np.zeros((16, 16, 3), np.uint8) for i in range(5)}
+    engine = Reader()
+    assert len(run(engine, [write_folder(tmp_path / "tiles", images)], tmp_path / "out", batch=8)) == 6
+    assert [shape[0] for shape in engine.shapes] == [2, 2, 1]
+
+
 def test_probabilities_are_the_softmax(tmp_path: Path) -> None:
     image = np.full((4, 6, 3), 2, np.uint8)
     run(Reader(), [write_folder(tmp_path / "t", {"a": image, "b": image[:1]})], tmp_path / "out", probabilities=True)
@@ -222,12 +232,28 @@ def test_bands_are_chosen_by_number(tmp_path: Path) -> None:
         run(Reader(), [tmp_path / "t"], tmp_path / "no")
 
 
-def test_a_scene_is_refused_and_the_largest_tile_is_not(tmp_path: Path) -> None:
-    folder = write_folder(tmp_path / "t", {"wide": np.zeros((1, MAX_SIDE, 3), np.uint8)})
-    assert len(run(Reader(), [folder], tmp_path / "out")) == 2
-    (folder / "wide.png").write_bytes(png(np.zeros((1, MAX_SIDE + 1, 3), np.uint8)))
-    with pytest.raises(LandsegError, match=f"wide.png: 1 × {MAX_SIDE + 1} pixels, tiles of up to {MAX_SIDE}"):
-        run(Reader(), [folder], tmp_path / "no")
+def test_a_large_tile_gives_the_files_that_it_gives_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = make_images(7) | {"large": make_images(1, 5, 150)["农田"], "wide": np.full((1, 300, 3), 2, np.uint8)}
+    folder = write_folder(tmp_path / "tiles", images)
+    options = {"overlay": True, "probabilities": True}
+    reference = run(Reader(), [folder], tmp_path / "whole", **options)
+    monkeypatch.setattr("landseg.inference.pieces.EDGE", 32)
+    for batch in (1, 1000):
+        engine = Reader()
+        assert run(engine, [folder], tmp_path / f"pieces{batch}", batch=batch, **options) == reference
+        assert max(max(shape[1:3]) for shape in engine.shapes) <= 32
+    with pytest.raises(KeyboardInterrupt):
+        run(Reader(stop_after=12), [folder], tmp_path / "out", batch=1, **options)
+    assert run(Reader(), [folder], tmp_path / "out", batch=1, **options) == reference
+
+
+def test_a_tile_longer_than_a_piece_is_predicted(tmp_path: Path) -> None:
+    wide = np.random.default_rng(0).integers(0, 256, (1, 3 * EDGE + 1, 3), dtype=np.uint8)
+    engine = Reader()
+    run(engine, [write_folder(tmp_path / "t", {"wide": wide})], tmp_path / "out")
+    with Image.open(tmp_path / "out" / "wide.png") as picture:
+        assert (np.array(picture) == wide[..., 0] % 3).all()
+    assert len(engine.shapes) > 3 and max(shape[2] for shape in engine.shapes) <= EDGE
 
 
 @pytest.mark.parametrize("stop_after", [0, 1, 3, 5])
@@ -299,30 +325,6 @@ def test_inputs_that_are_not_there_or_clash(tmp_path: Path) -> None:
     assert set(run(Reader(), [tmp_path / "deep"], tmp_path / "out", overlay=True)) == {
         "p/a.png", "q/a.png", "overlay/p/a.jpg", "overlay/q/a.jpg", FINISHED,
     }  # fmt: skip
-
-
-def test_overlay_outlines_parcels_in_their_colour(tmp_path: Path) -> None:
-    ids = np.zeros((64, 64), np.uint8)
-    ids[:, 32:] = 2
-    grey = np.full((64, 64, 3), 128, np.uint8)
-    drawn = cv2.imdecode(np.frombuffer(overlay_jpeg(grey, ids, ("red", "green", "blue"), CLASSES), np.uint8), cv2.IMREAD_COLOR_RGB)
-    for column, neighbour, item in [(31, 10, CLASSES[0]), (32, 50, CLASSES[2])]:
-        colour = np.array(item.rgb, float)
-        at_border, inside = drawn[20, column].astype(float), drawn[20, neighbour].astype(float)
-        assert np.abs(at_border - colour).sum() < np.abs(inside - colour).sum() < np.abs(128 - colour).sum()
-
-
-def test_any_image_becomes_a_picture() -> None:
-    random = np.random.default_rng(0)
-    image = random.normal(1000, 200, (32, 32, 4)).astype(np.float32)
-    image[0, 0] = np.nan
-    image[..., 1] = 7.0
-    picture = rgb_picture(image, ("nir", "swir", "thermal", "coastal"))
-    assert picture.dtype == np.uint8 and picture.shape == (32, 32, 3)
-    assert picture[..., 0].min() == 0 and picture[..., 0].max() == 255 and (picture[..., 1] == 128).all()
-    eight = random.integers(0, 256, (8, 8, 4), dtype=np.uint8)
-    assert (rgb_picture(eight, ("nir", "Blue", "Green", "Red")) == eight[..., [3, 2, 1]]).all()
-    assert (rgb_picture(eight[..., :1], ("pan",)) == eight[..., [0, 0, 0]]).all()
 
 
 def test_the_room_needs_no_torch() -> None:

@@ -71,6 +71,20 @@ def test_a_missing_value_is_the_mean_and_harms_no_neighbour() -> None:
             assert torch.equal(built(images), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.float32, torch.float64])
+def test_scaling_comes_first_of_all(dtype: torch.dtype) -> None:
+    built = room.Network(Echo(), Normalisation((0.5, 0.0), (0.25, 1.0), ((0.0, 100.0), (20.0, 40.0))))
+    images = torch.tensor([[0, 20], [50, 30], [100, 40], [120, 0]], dtype=dtype).view(4, 2, 1, 1)
+    assert built(images).flatten(1).tolist() == [[-2.0, 0.0], [0.0, 0.5], [2.0, 1.0], [2.0, 0.0]]
+    assert set(built.state_dict()) == {"mean", "std", "low", "high"}
+
+
+@pytest.mark.parametrize("missing", [float("nan"), float("inf"), float("-inf"), 1e300])
+def test_a_missing_value_is_the_mean_of_scaled_ones_too(missing: float) -> None:
+    built = room.Network(Echo(), Normalisation((0.5,), (0.25,), ((0.0, 100.0),)))
+    assert built(torch.tensor([missing, 100.0], dtype=torch.float64).view(2, 1, 1, 1)).flatten().tolist() == [0.0, 2.0]
+
+
 @pytest.mark.parametrize(
     ("encoder", "near"),
     [
@@ -118,3 +132,17 @@ def test_normalisation_follows_the_weights() -> None:
     settings = timm.get_pretrained_cfg("tf_mobilenetv3_large_minimal_100")
     assert encoder_normalisation("tf_mobilenetv3_large_minimal_100").mean == pytest.approx([255 * value for value in settings.mean])
     assert encoder_normalisation("mit_b0").std == pytest.approx((58.395, 57.12, 57.375))
+
+
+@pytest.mark.parametrize("network", ["unet", "unetplusplus", "manet"])
+def test_a_narrower_decoder_has_fewer_weights(network: str) -> None:
+    sizes = []
+    for channels in (None, (32, 24, 16, 16, 8)):
+        built = build(network, SMALL, 3, 4, Normalisation((0.0,) * 3, (1.0,) * 3), channels)
+        sizes.append(sum(weights.numel() for weights in built.parameters()))
+    assert sizes[1] < sizes[0] / 1.5
+
+
+def test_decoder_channels_are_refused_where_there_are_no_five_stages() -> None:
+    with pytest.raises(LandsegError, match=r"model\.decoder_channels: set for linknet, one of unet"):
+        build("linknet", SMALL, 3, 4, Normalisation((0.0,) * 3, (1.0,) * 3), (32, 24, 16, 16, 8))

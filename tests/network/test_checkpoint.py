@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -63,6 +64,34 @@ def test_what_is_saved_is_loaded(model: Path) -> None:
     assert sorted(path.name for path in model.iterdir()) == ["model.json", "model.safetensors"]
     text = (model / "model.json").read_text(encoding="utf-8")
     assert "建筑" in text and json.loads(text)["tile_size"] == [40, 50]
+
+
+def test_a_scaling_is_saved_with_the_weights(tmp_path: Path) -> None:
+    scaling = ((0.0, 1.0), (-5.5, 300.0), (0.1, 0.3), (-9999.0, 1e6))
+    network = build("unet", SMALL, 4, 3, Normalisation((0.0,) * 4, (1.0,) * 4, scaling)).eval()
+    save_model(tmp_path, network.state_dict(), card(mean=(0.0,) * 4, std=(1.0,) * 4, scaling=scaling, dtype="float64"))
+    loaded, found = load_model(tmp_path)
+    assert found.scaling == scaling and found.normalisation == Normalisation((0.0,) * 4, (1.0,) * 4, scaling)
+    images = torch.rand(1, 4, 32, 32) * 400
+    with torch.inference_mode():
+        assert torch.equal(loaded(images), network(images))
+
+
+def test_a_card_from_before_there_were_scalings_and_decoder_channels_loads(model: Path) -> None:
+    """Its checksum was made of what it said then."""
+    document = json.loads((model / "model.json").read_text(encoding="utf-8"))
+    assert document.pop("scaling") is None and document.pop("decoder_channels") is None
+    told = {key: value for key, value in document.items() if key != "card_sha256"}
+    assert document["card_sha256"] == hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    (model / "model.json").write_text(json.dumps(document), encoding="utf-8")
+    assert load_model(model)[1].scaling is None
+
+
+def test_a_card_that_a_later_version_wrote_says_so(model: Path) -> None:
+    document = json.loads((model / "model.json").read_text(encoding="utf-8"))
+    (model / "model.json").write_text(json.dumps(document | {"landseg_version": "9.1.0", "novelty": 1}), encoding="utf-8")
+    with pytest.raises(LandsegError, match=r"model\.json: it cannot be read .*it is of landseg 9\.1\.0, this is"):
+        load_model(model)
 
 
 @settings(max_examples=25, deadline=None)

@@ -10,7 +10,7 @@ import pytest
 from landseg.core.errors import LandsegError
 from landseg.data.dataset import Dataset, DatasetInfo, open_dataset, write_info
 from landseg.data.world import CLASSES, write_tiles
-from landseg.splitting.assignment import Placed, Split, read_split, split_names, split_path, write_split
+from landseg.splitting.assignment import Placed, Split, read_split, split_names, split_path, write_edges, write_split
 
 
 @pytest.fixture
@@ -122,3 +122,14 @@ def test_an_unplaced_tile_is_a_group_of_its_own(dataset: Dataset) -> None:
     split_path(dataset, "mine").parent.mkdir(exist_ok=True)
     split_path(dataset, "mine").write_text("tile,part,group,scene,row,col\n" + rows, encoding="utf-8")
     assert [tile.group for tile in read_split(dataset, "mine").tiles] == [tile.name for tile in dataset.tiles]
+
+
+def test_joins_stand_beside_the_split_by_the_names_of_their_tiles(dataset: Dataset) -> None:
+    write_split(dataset, make(dataset, "scene"))
+    names = [tile.name for tile in dataset.tiles]
+    path = write_edges(dataset, "scene", names, [(0, 1, "right", 0.98765432), (3, 2, "same", 1.0)])
+    assert path == dataset.folder / "splits" / "scene.edges.csv"
+    assert path.read_text(encoding="utf-8") == (
+        "a,b,side,probability\ntile_0000,tile_0001,right,0.987654\ntile_0003,tile_0002,same,1.000000\n"
+    )
+    assert split_names(dataset) == ["scene"]

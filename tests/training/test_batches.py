@@ -16,7 +16,7 @@ from landseg.data.dataset import DatasetInfo, open_dataset, write_info
 from landseg.data.pack import open_tiles
 from landseg.data.packing import Entry
 from landseg.data.world import CLASSES, write_tiles
-from landseg.training.batches import Batches
+from landseg.training.batches import Batches, crop_shape
 from landseg.training.draws import tile_keys
 
 
@@ -130,6 +130,98 @@ def test_a_crop_is_the_tiles_own_whatever_its_batch() -> None:
         found.append(crops)
     assert found[0] == found[1]
     assert found[2].items() <= found[0].items()
+
+
+def crops(batches: Batches, epoch: int = 0) -> list[tuple[int, int, int]]:
+    """(tile, row, col) of each image of an epoch."""
+    return [(int(image[0, 0, 0]) - 1, *image[0, 0, 1:].tolist()) for batch in batches.epoch(epoch) for image in batch.images]
+
+
+def test_a_large_tile_comes_as_often_as_crops_fit_into_it() -> None:
+    store = Store([(10, 10)] * 6 + [(40, 60), (15, 10), (20, 10), (9, 35), (3, 3)])
+    batches = Batches(store, range(11), 4, seed=0)
+    found = crops(batches)
+    assert [sum(i == tile for i, *_ in found) for tile in range(11)] == [1] * 6 + [24, 1, 2, 3, 1]
+    assert batches.images == len(found) == 37 and batches.count == 10
+    large = [(row, col) for i, row, col in found if i == 6]
+    assert len(set(large)) > 20, "each crop has its own place"
+    assert {key for batch in batches.epoch(0) for key in batch.keys.tolist()} >= {int(key) for key in tile_keys(["tile 6", "tile 0"])}
+    assert len({key for batch in batches.epoch(0) for key in batch.keys.tolist()}) == 37
+    assert found != crops(batches, 1)
+
+
+def test_crops_of_one_large_tile_make_a_batch() -> None:
+    found = crops(Batches(Store([(64, 64)]), [0], 8, seed=0, crop=32))
+    assert len(found) == 4 and {i for i, *_ in found} == {0}
+    assert len(crops(Batches(Store([(40, 40)]), [0], 8, seed=0, crop=32))) == 2, "a single crop comes twice"
+
+
+@pytest.mark.parametrize("is_mapped", [True, False])
+def test_crops_begun_in_the_middle_are_those_of_the_whole_epoch(is_mapped: bool) -> None:
+    store = Store([(40, 60), (64, 64), (33, 40)] * 3)
+    store.is_mapped = is_mapped
+    whole = list(Batches(store, range(9), 4, 3, crop=16).epoch(2))
+    rest = list(Batches(store, range(9), 4, 3, workers=3, crop=16).epoch(2, 5))
+    assert len(whole) == len(rest) + 5
+    for a, b in zip(whole[5:], rest, strict=True):
+        assert np.array_equal(a.keys, b.keys) and np.array_equal(a.images, b.images) and np.array_equal(a.labels, b.labels)
+
+
+class Sparse(Store):
+    """One large tile, labelled in one corner or in every second pixel."""
+
+    def __init__(self, labels: np.ndarray) -> None:
+        super().__init__([labels.shape])
+        self.labels = labels
+        pixels = int((labels != IGNORE_INDEX).sum())
+        self.entries = [Entry("tile 0", 0, 0, *labels.shape, "", "", (pixels,))]
+
+    def label(self, i: int) -> np.ndarray:
+        return self.labels
+
+
+def test_crops_lie_where_labels_are() -> None:
+    labels = np.full((200, 200), IGNORE_INDEX, np.uint8)
+    labels[20:60, 20:60] = 0
+    by_chance, found = 0, 0
+    for batch in Batches(Sparse(labels), [0], 4, seed=0, crop=20).epoch(0):
+        found += int(((batch.labels != IGNORE_INDEX).sum((1, 2)) > 0).sum())
+    for _, row, col in crops(Batches(Store([(200, 200)]), [0], 4, seed=0, crop=20)):
+        by_chance += int((labels[row : row + 20, col : col + 20] != IGNORE_INDEX).any())
+    assert by_chance < 20 and 40 < found <= 100
+
+
+def test_dense_labels_do_not_move_crops() -> None:
+    everywhere = np.zeros((200, 200), np.uint8)
+    with_gap = everywhere.copy()
+    with_gap[50:53] = IGNORE_INDEX
+    for labels in (everywhere, with_gap):
+        assert crops(Batches(Sparse(labels), [0], 4, seed=0, crop=40)) == crops(Batches(Store([(200, 200)]), [0], 4, seed=0, crop=40))
+    nothing = np.full((200, 200), IGNORE_INDEX, np.uint8)
+    assert len(crops(Batches(Sparse(nothing), [0], 4, seed=0, crop=40))) == 25
+
+
+@pytest.mark.parametrize(
+    ("sizes", "crop", "expected"),
+    [
+        ([(256, 256)] * 3 + [(9, 9)], None, (256, 256)), ([(1024, 768)] * 3, None, (1024, 768)), ([(1025, 300)] * 3, None, (512, 300)),
+        ([(8000, 4000)], None, (512, 512)), ([(100 + i, 900 - i) for i in range(9)], None, (104, 104)),
+        ([(3000 + i, 4000) for i in range(9)], None, (512, 512)), ([(64, 64)] * 9, 512, (64, 64)),
+        ([(64, 64), (300, 2000)], 512, (300, 512)), ([(2000, 2000)], 768, (768, 768)),
+    ],
+)  # fmt: skip
+def test_the_shape_that_is_trained_on(sizes: list[tuple[int, int]], crop: int | None, expected: tuple[int, int]) -> None:
+    assert crop_shape(np.array(sizes), crop) == expected
+
+
+def test_huge_batches_do_not_wait_in_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("landseg.training.batches._AHEAD_BYTES", 1)
+    store = tiles(200)
+    epoch = Batches(store, range(200), 2, 0).epoch(0)
+    next(epoch)
+    time.sleep(0.3)
+    assert len(set(store.read)) <= 2 * 4
+    epoch.close()  # type: ignore[attr-defined]
 
 
 def threads() -> list[threading.Thread]:

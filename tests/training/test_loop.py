@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -224,6 +225,49 @@ def test_train_size_trains_small_and_scores_at_full_size(store: TileStore, tmp_p
     assert card.size == 40
     labelled = sum(sum(store.entries[i].class_pixels) for i in range(10, 14))
     assert card.scores["val"]["pixels"] == labelled
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> TileStore:
+    """Tiles of three shapes; the last four, which validate, are longer than a training crop."""
+    folder = tmp_path_factory.mktemp("mixed")
+    for i, (height, width) in enumerate([(40, 60)] * 4 + [(64, 64)] * 3 + [(200, 130)] * 3 + [(150, 200)] * 4):
+        source = world.write_tiles(folder / f"of {i}", i, 1, tile=200)
+        for kind in ("images", "labels"):
+            (folder / kind).mkdir(exist_ok=True)
+            pixels = cv2.imread(str(source / kind / "tile_0000.png"), cv2.IMREAD_UNCHANGED)
+            cv2.imwrite(str(folder / kind / f"{i:02}.png"), pixels[:height, :width])
+    return open_tiles(Dataset(folder, DatasetInfo(name="w", classes=world.CLASSES)))
+
+
+def test_crops_of_mixed_tiles_stopped_and_resumed_end_alike(mixed: TileStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    crop = ("train.crop=32", "train.epochs=1", "train.batch=20")
+    start(mixed, tmp_path / "whole", *crop)
+    calls = 0
+
+    def interrupting(*arguments: object, **options: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return augment(*arguments, **options)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "augment", interrupting)
+        with pytest.raises(KeyboardInterrupt):
+            start(mixed, tmp_path / "run", *crop)
+    done = start(mixed, tmp_path / "run", *crop, resume=True)
+    assert done.step == 5, "4 × 2 + 3 × 4 + 3 × 25 crops make five batches of twenty at most"
+    assert same(tmp_path / "whole", tmp_path / "run")
+    assert load_card(tmp_path / "run" / "model").tile_size == (32, 32)
+
+
+def test_large_tiles_are_validated_in_pieces_to_their_last_pixel(mixed: TileStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("landseg.inference.pieces.EDGE", 64)
+    start(mixed, tmp_path / "run", "train.crop=32", "train.size=48", "train.epochs=1", "train.batch=20")
+    card = load_card(tmp_path / "run" / "model")
+    labelled = sum(sum(mixed.entries[i].class_pixels) for i in range(10, 14))
+    assert card.scores["val"]["pixels"] == labelled and card.factor == 1.5
 
 
 def test_clipping_precision_and_adamw_run(store: TileStore, tmp_path: Path) -> None:

@@ -18,7 +18,9 @@ from landseg.verbs.predict import predict
 class Threshold:
     """An engine that calls a pixel class 1 where its only band is above 100."""
 
-    card = SimpleNamespace(classes=make_classes(["low", "high"]), bands=("grey",), ignore_index=255, tile_size=(8, 8), dtype="uint8")
+    card = SimpleNamespace(
+        classes=make_classes(["low", "high"]), bands=("grey",), ignore_index=255, tile_size=(8, 8), dtype="uint8", factor=1.0, scaling=None
+    )
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         value = images[..., 0].astype(np.float32) - 100.5

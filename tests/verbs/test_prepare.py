@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 from landseg.core.errors import LandsegError
-from landseg.data import checking
+from landseg.data import checking, staging
 from landseg.data.archive import write_zip
 from landseg.data.dataset import open_dataset
+from landseg.data.staging import STAGING
 from landseg.data.tiles import decode_codes, encode_label
-from landseg.verbs import prepare as room
-from landseg.verbs.prepare import STAGING, prepare
+from landseg.verbs.prepare import prepare
 
 RNG = np.random.default_rng(5)
 CLASSES = "building,land,road,vegetation,water"
@@ -120,8 +120,8 @@ def test_plain_folders_are_referred_to(tmp_path: Path) -> None:
 
 def test_a_folder_on_another_tree_is_referred_to_by_its_whole_path() -> None:
     root = Path(Path.cwd().anchor)
-    assert room._reference(root / "srv" / "tiles", root / "home" / "me" / "data") == str(root / "srv" / "tiles")
-    assert room._reference(root / "home" / "me" / "tiles", root / "home" / "me" / "data") == "../tiles"
+    assert staging._reference(root / "srv" / "tiles", root / "home" / "me" / "data") == str(root / "srv" / "tiles")
+    assert staging._reference(root / "home" / "me" / "tiles", root / "home" / "me" / "data") == "../tiles"
 
 
 def test_images_and_labels_in_one_folder_are_linked_apart(tmp_path: Path) -> None:
@@ -192,6 +192,7 @@ def test_the_result_says_itself_in_json_and_in_words(tmp_path: Path) -> None:
     document = result.as_json()
     assert document["orphans"] == [{"tile": "T8", "missing": "label"}, {"tile": "T9", "missing": "image"}]
     assert [item["tile"] for item in document["unreadable"]] == ["T3", "T4"]
+    assert [item["file"] for item in document["unreadable"]] == ["a.zip/lab_train/T3.png", "a.zip/img_train/T4.jpg"]
     assert "label" in document["unreadable"][0]["reason"] and "empty" in document["unreadable"][1]["reason"]
     assert (document["pairs"], document["images"], document["unlabelled_tiles"]) == (4, 5, 1)
     assert document["dataset"] == str(tmp_path / "data") and sum(document["class_pixels"].values()) == 16 * 20
@@ -207,12 +208,13 @@ def test_unreadable_files_are_named_aloud_and_not_fatal(tmp_path: Path, caplog: 
     source = folder_of(tmp_path / "mine", entries)
     before = state(source)
     result = prepare([source], tmp_path / "data", classes=CLASSES)
-    assert [tile for tile, _ in result.unreadable] == [f"T{i}" for i in range(1, 7)]
-    reasons = dict(result.unreadable)
+    assert [item.tile for item in result.unreadable] == [f"T{i}" for i in range(1, 7)]
+    assert [Path(item.file).name for item in result.unreadable] == ["T1.jpg", "T2.jpg", "T3.jpg", "T4.png", "T5.jpg", "T6.jpg"]
+    reasons = {item.tile: item.reason for item in result.unreadable}
     assert "most tiles have 3 bands uint8" in reasons["T5"] and "uint16" in reasons["T6"]
     assert sum(result.class_pixels.values()) == 6 * 16 * 20
     (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert "T1" in record.getMessage() and "and 1 more" in record.getMessage()
+    assert "T1.jpg" in record.getMessage() and "and 1 more" in record.getMessage()
     assert state(source) == before and result.pairs == 12
 
 
@@ -223,7 +225,7 @@ def test_a_damaged_entry_of_a_zip_is_named(tmp_path: Path) -> None:
     content = entries["img_train/T2.jpg"]
     source.write_bytes(source.read_bytes().replace(content, bytes(len(content))))
     result = prepare([source], tmp_path / "data", classes=CLASSES)
-    assert result.pairs == 3 and [tile for tile, _ in result.unreadable] == ["a.zip/img_train/T2.jpg"]
+    assert result.pairs == 3 and [item.file for item in result.unreadable] == ["a.zip/img_train/T2.jpg"]
     assert result.orphans == (("T2", "image"),)
 
 
@@ -397,7 +399,7 @@ def test_an_interrupted_prepare_is_done_anew(tmp_path: Path, monkeypatch: pytest
             real = Path.rename
             patch.setattr(Path, "rename", lambda self, goal: interrupt() if goal == out / "labels" else real(self, goal))
         else:
-            patch.setattr(checking if where == "_check_tile" else room, where, interrupt)
+            patch.setattr(checking if where == "_check_tile" else staging, where, interrupt)
         with pytest.raises(KeyboardInterrupt):
             prepare([source], out, classes=CLASSES)
     assert not (out / "dataset.yaml").exists() and (out / STAGING).is_dir()

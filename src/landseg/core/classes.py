@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import colorsys
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
-import yaml
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
+from landseg.core.class_files import UNLABELLED, Entry, parse_colour, read_class_file
 from landseg.core.errors import LandsegError
 
 IGNORE_INDEX = 255
@@ -21,6 +23,9 @@ MAX_CLASSES = 255
 
 PRESETS: dict[str, str] = {"parcels4": "building 建筑,farmland 耕地,forest 林地,other 其他"}
 """Class lists known by name; ``parcels4`` is the competition's own."""
+
+_FILES = frozenset({".yaml", ".yml", ".csv", ".tsv", ".json", ".xml", ".txt"})
+"""Endings of which no class name is."""
 
 # Colours that a map reader expects, by words found in a class name; tested in this order.
 _EXPECTED: tuple[tuple[str, str], ...] = (
@@ -85,41 +90,103 @@ def make_classes(names: Sequence[str], colours: Sequence[str | None] | None = No
     return tuple(result)
 
 
-def parse_classes(text: str) -> tuple[LandClass, ...]:
-    """Read ``--classes``: a preset, a file of names, or names with commas between them.
+@dataclass(frozen=True)
+class ClassList:
+    """What ``--classes`` says: the classes, and how label files mean them where it says so.
 
-    A file holds one name a line, or (``.yaml``) a list of names or of ``{name, colour}``, in the order of the ids.
+    Args:
+        classes: In the order of their ids.
+        has_colours: Every colour was given; none is our own choice.
+        remap: Code → class id, from codes that are not the ids; empty where they are.
+        ignore_index: The code that means unlabelled, where given.
+        label_encoding: ``index``, ``palette`` or ``rgb``, where given.
+        ignore_colours: Colours ``#rrggbb`` that mean unlabelled.
+    """
+
+    classes: tuple[LandClass, ...] = ()
+    has_colours: bool = False
+    remap: Mapping[int, int] = field(default_factory=dict)
+    ignore_index: int | None = None
+    label_encoding: str | None = None
+    ignore_colours: tuple[str, ...] = ()
+
+
+def parse_classes(text: str) -> tuple[LandClass, ...]:
+    """The classes that ``--classes`` names; see `read_classes`."""
+    return read_classes(text).classes
+
+
+def read_classes(text: str) -> ClassList:
+    """Read ``--classes``: a preset, a file as `class_files` reads them, or names with commas between them.
+
+    In a file, entries with an id come in the order of their ids, others in the order of the file. An entry that is called unlabelled,
+    ignore or void and has a code or a colour is no class: its code or colour is unlabelled.
 
     Raises:
-        LandsegError: The file cannot be understood, or the names are not distinct.
+        LandsegError: The file cannot be understood, the names are not distinct, or one code stands for two classes.
     """
     if text in PRESETS:
-        return make_classes(PRESETS[text].split(","))
+        return ClassList(make_classes(PRESETS[text].split(",")))
     path = Path(text)
+    if path.suffix.lower() in _FILES and not path.is_file():
+        raise LandsegError(path, "it is not there", "a file of classes, or class names", "check the path")
     if not path.suffix or not path.is_file():
-        return make_classes(re.split("[,，]", text))
+        return ClassList(make_classes(re.split("[,，]", text)))
+    found = read_class_file(path)
+    entries = list(found.entries)
+    if entries and all(entry.id is not None for entry in entries):
+        entries.sort(key=lambda entry: entry.id or 0)
+    unlabelled = [entry for entry in entries if entry.name.lower() in UNLABELLED and (entry.codes or entry.id is not None or entry.colour)]
+    kept = [entry for entry in entries if entry not in unlabelled]
+    colours = [entry.colour for entry in kept]
+    classes = make_classes([entry.name for entry in kept], colours)
     try:
-        content = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise LandsegError(path, f"it cannot be read ({reason})", "a text file of class names", "save it as UTF-8") from error
-    if path.suffix.lower() not in (".yaml", ".yml"):
-        return make_classes([line for line in content.splitlines() if line.strip()])
-    try:
-        entries = yaml.safe_load(content)
-        if isinstance(entries, dict):
-            entries = entries["classes"]
-        if not isinstance(entries, list):
-            raise TypeError(f"it is a {type(entries).__name__}")
-        named = [entry if isinstance(entry, dict) else {"name": str(entry)} for entry in entries]
-        return make_classes([str(entry["name"]) for entry in named], [entry.get("colour") for entry in named])
-    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+        stated = _Stated.model_validate(dict(found.keys))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise LandsegError(path, f"{key}: {first['msg']}", "a key of dataset.yaml", "see docs/reference/dataset.md") from error
+    remap = dict(stated.remap) or _remap(path, kept, unlabelled)
+    if stated.ignore_index is not None and (target := remap.get(stated.ignore_index, IGNORE_INDEX)) < len(classes):
         raise LandsegError(
-            path,
-            f"not a list of classes ({str(error).splitlines()[0]})",
-            "a list of names or of {name, colour}",
-            "see `landseg prepare --help`",
-        ) from error
+            path, f"code {stated.ignore_index} is the ignore_index and {classes[target].name}", "one meaning a code", "take one of them out"
+        )
+    ignored = (*stated.ignore_colours, *(entry.colour for entry in unlabelled if entry.colour))
+    has_colours = bool(colours) and all(colours)
+    return ClassList(classes, has_colours, remap, stated.ignore_index, stated.label_encoding, tuple(dict.fromkeys(ignored)))
+
+
+class _Stated(BaseModel):
+    """Keys of `dataset.yaml` that a file of classes may give."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    ignore_index: int | None = None
+    label_encoding: Literal["index", "palette", "rgb"] | None = None
+    ignore_colours: tuple[str, ...] = ()
+    remap: dict[int, int] = {}
+
+    @field_validator("ignore_colours", mode="before")
+    @classmethod
+    def _hex(cls, value: object) -> object:
+        return tuple(parse_colour(colour) for colour in value) if isinstance(value, list | tuple) else value
+
+
+def _remap(path: Path, kept: Sequence[Entry], unlabelled: Sequence[Entry]) -> dict[int, int]:
+    """Code → class id where the entries give codes; empty where these are the ids."""
+    remap: dict[int, int] = {}
+    targets = [*enumerate(kept), *((IGNORE_INDEX, entry) for entry in unlabelled)]
+    coded = [(target, entry, entry.codes or (() if entry.id is None else (entry.id,))) for target, entry in targets]
+    missing = [entry.name for target, entry, codes in coded if not codes and target != IGNORE_INDEX]
+    if len(missing) == len(kept):
+        return {}
+    if missing:
+        raise LandsegError(path, f"no code for {missing[0]}, but for others", "a code for each class, or for none", "add it")
+    for target, entry, codes in coded:
+        for code in codes:
+            if code in remap:
+                raise LandsegError(path, f"code {code} stands for {entry.name} and for another", "one class a code", "mend one of them")
+            remap[code] = target
+    return {} if all(code == target for code, target in remap.items()) else remap
 
 
 def palette(classes: Sequence[LandClass]) -> list[int]:
@@ -141,8 +208,9 @@ def lookup_table(count: int, ignore_index: int, remap: dict[int, int]) -> np.nda
 
     Args:
         count: Number of classes K; ids are 0..K-1.
-        ignore_index: The code that means "unlabelled" in the files.
-        remap: Code → class id (or the ignore index). When it is not empty, codes that it does not name are illegal, the ignore index apart.
+        ignore_index: The code that means "unlabelled" in the files; -1 and the like too.
+        remap: Code → class id (or the ignore index). When it is not empty, codes that it does not name are illegal, the ignore index apart;
+            what it says of the ignore index itself holds.
 
     Returns:
         (65536,) int16: class id, `IGNORE_INDEX` for unlabelled, -1 for an illegal code.
@@ -152,8 +220,8 @@ def lookup_table(count: int, ignore_index: int, remap: dict[int, int]) -> np.nda
     """
     table = np.full(65536, -1, np.int16)
     for code in (ignore_index, *remap):
-        if not 0 <= code < len(table):
-            raise LandsegError("ignore_index or remap in dataset.yaml", f"code {code}", "0 to 65535", "mend it there")
+        if not -32768 <= code < len(table):
+            raise LandsegError("ignore_index or remap in dataset.yaml", f"code {code}", "-32768 to 65535", "mend it there")
     for code, target in remap.items():
         if not (0 <= target < count or target in (ignore_index, IGNORE_INDEX)):
             needed = f"a class id, 0..{count - 1}, or {ignore_index} for unlabelled"
@@ -161,10 +229,11 @@ def lookup_table(count: int, ignore_index: int, remap: dict[int, int]) -> np.nda
     if remap:
         for code, target in remap.items():
             # A class id first: where the files' unlabelled code is 0, the target 0 is still the first class.
-            table[code] = target if target < count else IGNORE_INDEX
+            table[code] = target if target < count else IGNORE_INDEX  # a negative code from the end, as two's complement has it
     else:
         table[:count] = np.arange(count)
-    table[ignore_index] = IGNORE_INDEX
+    if ignore_index not in remap:
+        table[ignore_index] = IGNORE_INDEX
     return table
 
 

@@ -30,6 +30,12 @@ class ModelConfig(Section):
         Field("deeplabv3plus", description="decoder, by the name that segmentation_models_pytorch gives it")
     )
     encoder: str = Field("mobilenetv3_large_100", description="encoder: a timm name, or one of segmentation_models_pytorch's own")
+    decoder_channels: tuple[int, ...] | None = Field(
+        None,
+        min_length=5,
+        max_length=5,
+        description="channels of the decoder's five stages, deepest first (unet, unetplusplus, manet); null takes the network's own",
+    )
     weights: str = Field(
         "imagenet", description="where the encoder's weights begin: imagenet | none | path of a safetensors or pth file | hf-hub:owner/name"
     )
@@ -42,9 +48,20 @@ class TrainConfig(Section):
     minutes: float | None = Field(
         None, gt=0, description="minutes to train, validation included; when set it ends the run and the schedule in place of train.epochs"
     )
-    batch: int = Field(16, ge=1, description="tiles a step")
+    batch: int = Field(16, ge=1, description="tiles (or crops of them) a step")
+    crop: int | None = Field(
+        None,
+        ge=16,
+        le=4096,
+        description="edge length in pixels of the square crops that training takes of larger tiles, as many an epoch as cover their area; "
+        "null takes the shape that most training tiles have, or 512 where that is longer than 1024 a side",
+    )
     size: int | None = Field(
-        None, ge=16, le=4096, description="edge length in pixels at which tiles are trained and predicted; null keeps the tiles' own"
+        None,
+        ge=16,
+        le=4096,
+        description="edge length in pixels to which training tiles (or crops) are resized, larger or smaller ones by the same factor, "
+        "predicted ones too; null keeps their own",
     )
     optimiser: Literal["sgd", "adamw"] = Field("sgd", description="sgd (momentum, Nesterov) or adamw")
     lr: float = Field(0.01, gt=0, description="highest learning rate")

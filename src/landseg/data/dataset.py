@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import yaml
@@ -17,9 +17,12 @@ from landseg.core.classes import IGNORE_INDEX, MAX_CLASSES, LandClass, lookup_ta
 from landseg.core.errors import LandsegError
 from landseg.core.files import write_text
 from landseg.data.archive import is_litter
+from landseg.data.labels import NO_MEND, LabelEncoding, LabelRules, Mend, label_rules
 from landseg.data.tiles import SUFFIXES
 
 FILE = "dataset.yaml"
+
+_RARE = ("ignore_colours", "mend", "mended", "left_out", "scaling")
 
 
 class DatasetInfo(BaseModel):
@@ -31,9 +34,14 @@ class DatasetInfo(BaseModel):
     labels: str | None = "labels"
     classes: tuple[LandClass, ...] = ()
     ignore_index: int = IGNORE_INDEX
-    label_encoding: Literal["index"] = "index"
+    ignore_colours: tuple[str, ...] = ()
+    label_encoding: LabelEncoding = "index"
     remap: dict[int, int] = {}
+    mend: Mend = NO_MEND
+    mended: dict[str, int] = {}
+    left_out: dict[str, str] = {}
     bands: tuple[str, ...] = ("red", "green", "blue")
+    scaling: tuple[tuple[float, float], ...] | None = None
     resolution_m: float | None = None
     source: str = ""
 
@@ -44,6 +52,19 @@ class DatasetInfo(BaseModel):
             raise ValueError(f"ids are {[item.id for item in value]}; they run 0, 1, 2 … in this order")
         if len({item.name for item in value}) != len(value):
             raise ValueError("two classes have the same name")
+        return value
+
+    @field_validator("ignore_colours")
+    @classmethod
+    def _colours(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(LandClass(id=IGNORE_INDEX, name="unlabelled", colour=colour).colour for colour in value)
+
+    @field_validator("scaling")
+    @classmethod
+    def _rising(cls, value: tuple[tuple[float, float], ...] | None) -> tuple[tuple[float, float], ...] | None:
+        for low, high in value or ():
+            if not (math.isfinite(low) and math.isfinite(high) and low < high):
+                raise ValueError(f"[{low}, {high}] is no range from a lower to a higher number")
         return value
 
 
@@ -80,8 +101,8 @@ class Dataset:
 
     @cached_property
     def tiles(self) -> tuple[Tile, ...]:
-        """The tiles sorted by name: all images of a test set, else the images that have a label."""
-        images = list_files(self.image_folder)
+        """The tiles sorted by name: all images of a test set, else the images that have a label; without those left out by name."""
+        images = {name: path for name, path in list_files(self.image_folder).items() if name not in self.info.left_out}
         if self.label_folder is None:
             return tuple(Tile(name, path, None) for name, path in images.items())
         labels = list_files(self.label_folder)
@@ -91,6 +112,20 @@ class Dataset:
     def table(self) -> np.ndarray:
         """Code in a label file → class id, as `core.classes.lookup_table` makes it."""
         return lookup_table(len(self.info.classes), self.info.ignore_index, self.info.remap)
+
+    @cached_property
+    def label_rules(self) -> LabelRules:
+        """How its label files are read."""
+        info = self.info
+        unlabelled = [LandClass(id=IGNORE_INDEX, name="unlabelled", colour=colour).rgb for colour in info.ignore_colours]
+        return label_rules(
+            info.classes,
+            encoding=info.label_encoding,
+            ignore_index=info.ignore_index,
+            remap=info.remap,
+            ignore_colours=unlabelled,
+            mend=info.mend,
+        )
 
     def require_labels(self, purpose: str) -> None:
         """Refuse a test set where labels are needed.
@@ -107,17 +142,17 @@ class Dataset:
             )
 
 
-def open_dataset(folder: Path) -> Dataset:
-    """Open a dataset folder.
+def read_info(folder: Path) -> DatasetInfo:
+    """Read a folder's `dataset.yaml`; whether its tiles are there is not looked at.
 
     Raises:
-        LandsegError: There is none, its `dataset.yaml` cannot be understood, or its images are gone.
+        LandsegError: There is none, or it cannot be understood.
     """
     path = folder / FILE
     if not path.is_file():
         raise LandsegError(folder, f"no {FILE} in it", "a dataset folder", f"make one with `landseg prepare SOURCE --out {folder}`")
     try:
-        info = DatasetInfo.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return DatasetInfo.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         fault = "it cannot be read" if isinstance(error, OSError) else "not YAML"
         raise LandsegError(
@@ -127,11 +162,23 @@ def open_dataset(folder: Path) -> Dataset:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "the file"
         raise LandsegError(path, f"{key}: {first['msg']}", "the keys of a dataset.yaml", "see docs/reference/dataset.md") from error
+
+
+def open_dataset(folder: Path) -> Dataset:
+    """Open a dataset folder.
+
+    Raises:
+        LandsegError: There is none, its `dataset.yaml` cannot be understood, or its images are gone.
+    """
+    info = read_info(folder)
     dataset = Dataset(folder, info)
     for place in (dataset.image_folder, dataset.label_folder):
         if place is not None and not place.is_dir():
             raise LandsegError(
-                path, f"{place} is not there", "the folder that the data set refers to", "move it back or prepare the data set again"
+                folder / FILE,
+                f"{place} is not there",
+                "the folder that the data set refers to",
+                "move it back or prepare the data set again",
             )
     if not dataset.tiles:
         raise LandsegError(
@@ -141,12 +188,16 @@ def open_dataset(folder: Path) -> Dataset:
 
 
 def write_info(folder: Path, info: DatasetInfo) -> None:
-    """Write `dataset.yaml`, one class a line, in the order of the contract."""
-    document = info.model_dump()
+    """Write `dataset.yaml`, one class a line, in the order of the contract; what is rarely set stands there only when it is."""
+    document = info.model_dump() | {"mend": info.mend.stated()}
     lines = []
     for key, value in document.items():
+        if key in _RARE and not value:
+            continue
         if key == "classes" and value:
             lines += ["classes:\n", *(f"  - {_yaml(item, flow=True)}" for item in value)]
+        elif key == "left_out":
+            lines.append(_yaml({key: value}, flow=False))
         else:
             # Scalars in block style, lists and maps in brackets: a scalar in flow style would stand in braces, a document of its own.
             lines.append(_yaml({key: value}, flow=None if isinstance(value, tuple | dict) else False))

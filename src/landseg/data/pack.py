@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,10 +17,13 @@ from landseg.core.errors import LandsegError
 from landseg.core.files import free_bytes, human_bytes, lock, unwritable
 from landseg.data import packing
 from landseg.data.dataset import Dataset
+from landseg.data.labels import read_label
 from landseg.data.packing import Entry
-from landseg.data.tiles import UnreadableTile, codes_to_ids, decode_codes, decode_image, read_bytes
+from landseg.data.tiles import UnreadableTile, decode_image, read_bytes
 
 log = logging.getLogger("landseg")
+
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 SPARE_BYTES = 500_000_000
 """Left free on the disk for the run that follows."""
@@ -46,10 +51,10 @@ class Pack:
 
     is_mapped = True
 
-    def __init__(self, dataset: Dataset, facts: dict[str, Any], entries: Sequence[Entry]) -> None:
+    def __init__(self, folder: Path, facts: dict[str, Any], entries: Sequence[Entry]) -> None:
         self.entries = entries
         self.bands, self.dtype = int(facts["bands"]), str(facts["dtype"])
-        self._folder = dataset.folder / "pack"
+        self._folder = folder
         self._images = np.memmap(self._folder / "images.bin", np.uint8, "r")
         self._labels = np.memmap(self._folder / "labels.bin", np.uint8, "r") if facts["label_bytes"] else None
         self._is_checked = np.zeros((2, len(entries)), bool)
@@ -116,58 +121,50 @@ class Files:
         Raises:
             LandsegError: There are no labels, or the file cannot be read any more.
         """
-        tile = self._tiles[self.entries[i].name]
+        entry = self.entries[i]
+        tile = self._tiles[entry.name]
         if tile.label is None:
             raise _no_labels(self._dataset.folder)
-        return codes_to_ids(self._decoded(tile.label, decode_codes), self._dataset.table)[0]
+        rules, size = self._dataset.label_rules, (entry.height, entry.width)
+        return self._decoded(tile.label, lambda data: read_label(data, rules, size).ids)
 
-    def _decoded(self, path: Path, decode: Any) -> np.ndarray:
+    def _decoded(self, path: Path, decode: Callable[[bytes], np.ndarray]) -> np.ndarray:
         try:
-            array: np.ndarray = decode(read_bytes(path))
+            return decode(read_bytes(path))
         except UnreadableTile as error:
             raise LandsegError(
                 path, str(error), "the file as it was when training began", "put it back, then go on with --resume"
             ) from error
-        return array
 
 
 def open_tiles(dataset: Dataset, *, use_pack: bool = True, workers: int | None = None) -> TileStore:
     """Open the tiles of a data set for fast repeated reading; write the store first where it is missing or out of date.
 
     Args:
-        dataset: Its unreadable tiles are left out and named in the log.
+        dataset: Its unreadable tiles are left out and named in the log. The store lies in its folder, or in the user's cache where that
+            cannot be written.
         use_pack: False reads the files each time; so does a disk without room, which is said.
         workers: Threads that decode; every core when None.
 
     Raises:
         LandsegError: A label holds a value that no class has, a label's size is not its image's, or no tile can be read.
     """
-    folder = dataset.folder / "pack"
     fingerprint = sources_fingerprint(dataset)
-    found = _read_index(folder, fingerprint)
+    folders = [dataset.folder / "pack", _cache_folder(dataset)]
+    folder, found = next(((place, index) for place in folders if (index := _read_index(place, fingerprint))), (folders[0], None))
     if found is not None and len(found[1]) < len(dataset.tiles):
         readable = {entry.name for entry in found[1]}
         names = [tile.name for tile in dataset.tiles if tile.name not in readable]
         log.warning("%s of %s tiles are left out, they cannot be read: %s", len(names), len(dataset.tiles), ", ".join(names[:5]))
     if found is None or (use_pack and not found[0]["is_stored"]):
-        try:
-            with lock(folder / ".lock", wait=True):
-                # Another process may have written it while this one waited.
-                found = _read_index(folder, fingerprint)
-                if found is None or (use_pack and not found[0]["is_stored"]):
-                    _write(dataset, fingerprint, folder, use_pack=use_pack, is_checked=found is not None, workers=workers)
-                    found = _read_index(folder, fingerprint)
-        except OSError as error:
-            raise unwritable(folder, error) from error
-    if found is None:
-        raise LandsegError(folder, "files changed while they were read", "a data set at rest", "start again when nothing writes to it")
+        folder, found = _made(dataset, fingerprint, folders, use_pack=use_pack, workers=workers)
     facts, entries = found
-    return Pack(dataset, facts, entries) if use_pack and facts["is_stored"] else Files(dataset, facts, entries)
+    return Pack(folder, facts, entries) if use_pack and facts["is_stored"] else Files(dataset, facts, entries)
 
 
 def sources_fingerprint(dataset: Dataset) -> str:
     """A hash of what the tiles are made of: every file's name, size and time of change, and the keys that decode labels."""
-    keys = dataset.info.model_dump(mode="json", exclude={"name", "source", "resolution_m"})
+    keys = dataset.info.model_dump(mode="json", exclude={"name", "source", "resolution_m", "scaling", "mended", "left_out"})
     digest = xxhash.xxh3_128(json.dumps([packing.VERSION, keys], sort_keys=True).encode())
     for tile in dataset.tiles:
         digest.update(f"{tile.name}\n".encode())
@@ -187,6 +184,38 @@ def content_fingerprint(store: TileStore) -> str:
     for entry in store.entries:
         digest.update(f"{entry.name} {entry.image_hash} {entry.label_hash}\n".encode())
     return digest.hexdigest()
+
+
+def _made(
+    dataset: Dataset, fingerprint: str, folders: Sequence[Path], *, use_pack: bool, workers: int | None
+) -> tuple[Path, tuple[dict[str, Any], list[Entry]]]:
+    """Write the store, or only its index, into the first of the folders that can be written; where that is, and what it holds."""
+    for folder in folders:
+        try:
+            with lock(folder / ".lock", wait=True):
+                # Another process may have written it while this one waited.
+                found = _read_index(folder, fingerprint)
+                if found is None or (use_pack and not found[0]["is_stored"]):
+                    _write(dataset, fingerprint, folder, use_pack=use_pack, is_checked=found is not None, workers=workers)
+                    found = _read_index(folder, fingerprint)
+        except OSError as error:
+            if error.errno not in _READ_ONLY or folder == folders[-1]:
+                raise unwritable(folders[0], error) from error
+            log.info("pack: %s cannot be written (%s), the pack goes to %s", dataset.folder, error.strerror, folders[-1])
+            continue
+        if found is None:
+            break
+        return folder, found
+    raise LandsegError(dataset.folder, "files changed while they were read", "a data set at rest", "start again when nothing writes to it")
+
+
+def _cache_folder(dataset: Dataset) -> Path:
+    """Where the store of a data set lies whose folder cannot be written. Source: XDG base directory specification 0.8."""
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # a user without a home, as containers have
+        return dataset.folder / "pack"
+    return cache / "landseg" / packing.hash_bytes(str(dataset.folder.resolve()).encode())
 
 
 def _write(dataset: Dataset, fingerprint: str, folder: Path, *, use_pack: bool, is_checked: bool, workers: int | None) -> None:

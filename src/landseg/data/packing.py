@@ -11,7 +11,8 @@ import io
 import itertools
 import logging
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,17 +23,11 @@ import xxhash
 from landseg.core.errors import LandsegError
 from landseg.core.files import sweep_partials, write_json, write_text
 from landseg.core.progress import parallel_map, progress
+from landseg.data.checking import palette_colours, refuse_palettes
 from landseg.data.dataset import Dataset, Tile
-from landseg.data.tiles import (
-    TileHeader,
-    UnreadableTile,
-    decode_codes,
-    decode_image,
-    ids_and_pixels,
-    illegal_labels,
-    read_bytes,
-    read_header,
-)
+from landseg.data.labels import illegal_labels, read_label
+from landseg.data.mending import LabelFacts
+from landseg.data.tiles import TileHeader, UnreadableTile, decode_image, read_bytes, read_header
 
 log = logging.getLogger("landseg")
 
@@ -83,6 +78,10 @@ class Layout:
     is_guessed: bool = False
 
 
+_Palette = Mapping[int, tuple[int, ...]]
+"""Index → its colour, of the indices that a palette PNG uses."""
+
+
 class NotUniform(Exception):
     """A tile is not of the shape that was guessed from the first; its layout must be planned from all headers."""
 
@@ -92,7 +91,7 @@ class _Fault:
     """Why a tile did not go into the store; only an unreadable file is passed over."""
 
     reason: str = ""
-    illegal: dict[int, int] | None = None
+    illegal: Mapping[int | str, int] | None = None
     label_size: tuple[int, int] | None = None
 
 
@@ -127,8 +126,10 @@ def plan(dataset: Dataset, workers: int | None) -> Layout:
         LandsegError: Nothing is left.
     """
     found = list(progress(parallel_map(_header, dataset.tiles, workers=workers), "reading headers", len(dataset.tiles)))
-    dtypes = [item.dtype for item in found if not isinstance(item, str)]
-    bands, dtype = len(dataset.info.bands), max(sorted(set(dtypes)), key=dtypes.count, default="uint8")
+    bands = len(dataset.info.bands)
+    # The first of two that are as frequent, as `prepare` has it.
+    dtypes = Counter(item.dtype for item in found if not isinstance(item, str) and item.bands == bands)
+    dtype = dtypes.most_common(1)[0][0] if dtypes else "uint8"
     reasons: dict[str, str] = {}
     kept: list[tuple[Tile, TileHeader]] = []
     for tile, item in zip(dataset.tiles, found, strict=True):
@@ -168,8 +169,11 @@ def write(dataset: Dataset, layout: Layout, fingerprint: str, folder: Path, *, i
     images = _sized(folder / "images.bin", layout.image_bytes) if is_stored else None
     labels = _sized(folder / "labels.bin", layout.label_bytes) if is_stored and layout.label_bytes else None
 
+    palettes: dict[int, _Palette] = {}
+    seen = LabelFacts()
+
     def job(chunk: range) -> list[Entry | _Fault]:
-        return [done.get(layout.tiles[i].name) or _write_tile(dataset, layout, i, images, labels) for i in chunk]
+        return [done.get(layout.tiles[i].name) or _write_tile(dataset, layout, i, images, labels, palettes) for i in chunk]
 
     count = len(layout.tiles)
     chunks = [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
@@ -178,6 +182,7 @@ def write(dataset: Dataset, layout: Layout, fingerprint: str, folder: Path, *, i
     try:
         each = itertools.chain.from_iterable(parallel_map(job, chunks, workers=workers, ahead=8))
         for result in progress(each, "packing tiles" if is_stored else "checking tiles", count):
+            seen.add_palette(palettes.pop(len(results), {}), str(layout.tiles[len(results)].label))
             results.append(result)
             if is_stored and isinstance(result, Entry) and result.name not in done:
                 fresh.append(result)
@@ -190,6 +195,8 @@ def write(dataset: Dataset, layout: Layout, fingerprint: str, folder: Path, *, i
         _note(folder, fingerprint, fresh)
     entries = [result for result in results if isinstance(result, Entry)]
     _refuse_faults(dataset, layout, results)
+    if dataset.label_rules.mend.palettes == "agree":
+        refuse_palettes(seen, "write `label_encoding: palette` into dataset.yaml, or `mend: {palettes: ignore}` if the indices hold")
     facts = {
         "version": VERSION,
         "fingerprint": fingerprint,
@@ -222,7 +229,9 @@ def parse_index(text: str) -> list[Entry]:
     ]
 
 
-def _write_tile(dataset: Dataset, layout: Layout, i: int, images: int | None, labels: int | None) -> Entry | _Fault:
+def _write_tile(
+    dataset: Dataset, layout: Layout, i: int, images: int | None, labels: int | None, palettes: dict[int, _Palette]
+) -> Entry | _Fault:
     tile, header = layout.tiles[i], layout.headers[i]
     try:
         image = decode_image(read_bytes(tile.image))
@@ -232,9 +241,12 @@ def _write_tile(dataset: Dataset, layout: Layout, i: int, images: int | None, la
             raise UnreadableTile("its pixels are not what its header says")
         ids, pixels = None, np.zeros(256, np.int64)
         if tile.label is not None:
-            ids, illegal, pixels = ids_and_pixels(decode_codes(read_bytes(tile.label)), dataset.table)
-            if illegal:
-                return _Fault(illegal=illegal)
+            data = read_bytes(tile.label)
+            label = read_label(data, dataset.label_rules, (header.height, header.width))
+            if label.illegal and dataset.label_rules.refuses_illegal:
+                return _Fault(illegal=label.illegal)
+            ids, pixels = label.ids, label.pixels
+            palettes[i] = palette_colours(data, label, dataset.label_rules)
             if ids.shape != image.shape[:2]:
                 return _Fault(label_size=(ids.shape[0], ids.shape[1]))
     except UnreadableTile as error:
@@ -249,7 +261,8 @@ def _write_tile(dataset: Dataset, layout: Layout, i: int, images: int | None, la
             _put(labels, flat, layout.label_at[i])
         label_hash = hash_bytes(flat)
         counts = tuple(pixels[: len(dataset.info.classes)].tolist())
-    return Entry(tile.name, layout.image_at[i], layout.label_at[i], header.height, header.width, hash_bytes(raw), label_hash, counts)
+    places = layout.image_at[i], layout.label_at[i], header.height, header.width
+    return Entry(tile.name, *places, hash_bytes(raw), label_hash, counts)
 
 
 def _refuse_faults(dataset: Dataset, layout: Layout, results: Sequence[Entry | _Fault]) -> None:
@@ -266,7 +279,7 @@ def _refuse_faults(dataset: Dataset, layout: Layout, results: Sequence[Entry | _
             tile.label,
             f"{size[0]} × {size[1]} pixels" + (f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""),
             f"the size of its image, {header.height} × {header.width}",
-            "make the label anew at the image's size, or move the pair elsewhere",
+            "make the label anew at the image's size, or write `mend: {resize_within: 1}` (pixels) into dataset.yaml",
         )
     reasons = {tile.name: fault.reason for tile, _, fault in faults}
     _say_left_out(reasons)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -22,13 +22,13 @@ import numpy as np
 from landseg.core.errors import LandsegError
 from landseg.core.progress import parallel_map
 from landseg.data.archive import is_litter
-from landseg.data.tiles import SUFFIXES, UnreadableTile, decode_codes, decode_image, read_bytes
+from landseg.data.colours import colours_needed
+from landseg.data.dataset import list_files
+from landseg.data.looks import MAX_CODES, Look, look_at
+from landseg.data.tiles import SUFFIXES
 
 SAMPLE = 16
 """Files of a heap that are decoded to tell what it holds."""
-
-MAX_CODES = 64
-"""Distinct values in the labels of one heap; a photograph of 64 × 64 pixels has more."""
 
 MOSTLY = 0.8
 """Share of the readable sample that must look like labels."""
@@ -53,8 +53,7 @@ class Found:
     """Images and labels of one data set, by tile name.
 
     A folder is None where the files cannot be referred to as a folder, because others lie among them or because their names differ:
-    they have to be
-    gathered under their tile names.
+    they have to be gathered under their tile names.
     """
 
     images: dict[str, Path]
@@ -89,16 +88,25 @@ class _Heap:
     is_half: bool = False
     kind: Kind = "images"
     lossy: bool = False
+    is_grey: bool = False
     values: set[int] = field(default_factory=set)
 
 
-def recognise(roots: Sequence[Path], labels: Path | None = None, *, leave: Path | None = None, shown: Callable[[Path], str] = str) -> Found:
+def recognise(
+    roots: Sequence[Path],
+    labels: Path | None = None,
+    *,
+    leave: Path | None = None,
+    colours: Sequence[tuple[int, int, int]] = (),
+    shown: Callable[[Path], str] = str,
+) -> Found:
     """Find the images and the labels below some folders, by what the files hold.
 
     Args:
         roots: Folders to look through.
         labels: The folder of labels, when the user names it: then it holds labels whatever it looks like.
         leave: A folder that is not looked into: where the result goes.
+        colours: Of the classes, when the user gives them: then pictures in these colours are labels where nothing else is.
         shown: How a path is written in messages.
 
     Returns:
@@ -115,7 +123,7 @@ def recognise(roots: Sequence[Path], labels: Path | None = None, *, leave: Path 
             f"files that end in {', '.join(sorted(SUFFIXES))}",
             "name a folder or a zip of tiles",
         )
-    _tell_kinds(heaps)
+    _tell_kinds(heaps, colours)
     heaps = _join(heaps)
     label_heaps = [heap for heap in heaps if heap.kind == "labels"]
     if labels is not None:
@@ -134,10 +142,22 @@ def recognise(roots: Sequence[Path], labels: Path | None = None, *, leave: Path 
         return _image_set(roots, label_heaps, heaps, looks_like_labels=True)
     if not label_heaps:
         _refuse_colours(shown, image_heaps, [heap for heap in rest if heap.kind == "colours"])
+        _refuse_greys(shown, heaps, image_heaps)
         return _image_set(roots, rest, heaps)
     matched = _match(shown, heaps, image_heaps, label_heaps)
     others = [_left_out(heap, image_heaps, label_heaps) for heap in heaps if not any(heap in pair for pair in matched)]
     return _paired_set(roots, matched, heaps, tuple(others))
+
+
+def folder_of(files: Mapping[str, Path], roots: Sequence[Path]) -> Path | None:
+    """The folder, one of the roots or below one, that lists exactly these tiles under exactly these names, if there is one."""
+    top = Path(os.path.commonpath([path.parent for path in files.values()]))
+    if not any(top.is_relative_to(root) for root in roots):
+        return None
+    try:
+        return top if list_files(top) == dict(files) else None
+    except LandsegError:  # two files of one name
+        return None
 
 
 def _heaps(roots: Sequence[Path], leave: Path | None) -> list[_Heap]:
@@ -164,21 +184,23 @@ def _heaps(roots: Sequence[Path], leave: Path | None) -> list[_Heap]:
     return result
 
 
-def _tell_kinds(heaps: list[_Heap]) -> None:
+def _tell_kinds(heaps: list[_Heap], colours: Sequence[tuple[int, int, int]] = ()) -> None:
     """Decode a sample of each heap and set its kind."""
+    known: np.ndarray = np.array(colours, np.uint8).reshape(-1, 3)
     jobs: list[tuple[_Heap, Path]] = []
     for heap in heaps:
         paths = list(heap.files.values())
         count = min(SAMPLE, len(paths))
         jobs += [(heap, paths[i * len(paths) // count]) for i in range(count)]
-    looks: defaultdict[int, list[_Look]] = defaultdict(list)
-    for (heap, _), look in zip(jobs, parallel_map(_look, [path for _, path in jobs]), strict=True):
+    looks: defaultdict[int, list[Look]] = defaultdict(list)
+    for (heap, _), look in zip(jobs, parallel_map(lambda path: look_at(path, known), [path for _, path in jobs]), strict=True):
         if look is not None:
             looks[id(heap)].append(look)
     for heap in heaps:
         seen = looks[id(heap)]
         coded = [look for look in seen if look.codes is not None]
         heap.lossy = any(look.is_lossy for look in seen)
+        heap.is_grey = bool(seen) and all(look.is_grey for look in seen)
         if not coded or len(coded) < MOSTLY * len(seen):
             flat = [look for look in seen if look.codes is not None or look.few_colours]
             heap.kind = "colours" if seen and len(flat) >= MOSTLY * len(seen) else "images"
@@ -187,39 +209,12 @@ def _tell_kinds(heaps: list[_Heap]) -> None:
         # Where a heap has almost as many values as pixels, few values mean few pixels.
         is_few = len(heap.values) <= MAX_CODES and 2 * len(heap.values) <= sum(look.pixels for look in coded)
         heap.kind = "labels" if is_few else "images"
-
-
-@dataclass(frozen=True)
-class _Look:
-    """What one file looks like: its codes when they may be class ids, and whether it is painted in few colours."""
-
-    pixels: int
-    codes: frozenset[int] | None = None
-    few_colours: bool = False
-    is_lossy: bool = False
-
-
-def _look(path: Path) -> _Look | None:
-    """Look at one file; None when it cannot be read."""
-    try:
-        data = read_bytes(path)
-        if data[:2] == b"\xff\xd8":
-            return _Look(1, is_lossy=True)
-        try:
-            codes = decode_codes(data)
-        except UnreadableTile:
-            image = decode_image(data)
-            few = image.dtype == np.uint8 and image.shape[2] == 3 and _count_colours(image) <= MAX_CODES
-            return _Look(image.shape[0] * image.shape[1], few_colours=few)
-    except UnreadableTile:
-        return None
-    values = np.flatnonzero(np.bincount(codes.ravel()))
-    return _Look(codes.size, frozenset(map(int, values)) if len(values) <= MAX_CODES else None)
-
-
-def _count_colours(image: np.ndarray) -> int:
-    wide = image.astype(np.uint32)
-    return len(np.unique(wide[:, :, 0] << 16 | wide[:, :, 1] << 8 | wide[:, :, 2]))
+    if any(heap.kind == "labels" for heap in heaps):
+        return
+    for heap in heaps:
+        painted = [look for look in looks[id(heap)] if look.is_painted]
+        if painted and len(painted) >= MOSTLY * len(looks[id(heap)]):
+            heap.kind = "labels"
 
 
 def _join(heaps: list[_Heap]) -> list[_Heap]:
@@ -310,7 +305,8 @@ def _refuse_clash(heaps: list[_Heap], names: dict[int, str]) -> None:
     name, count = counts.most_common(1)[0]
     if count > 1:
         paths = [heap.files[stem] for heap in heaps for stem in heap.files if names[id(heap)] + stem == name]
-        raise LandsegError(paths[0], f"{paths[1].name} has the same name", "one image a tile", "move one of them elsewhere")
+        do = "move one of them elsewhere; if one is a label, name the folder of labels with --labels"
+        raise LandsegError(paths[0], f"{paths[1].name} has the same name", "one image a tile", do)
 
 
 def _folder_of(files: dict[str, Path], roots: Sequence[Path], heaps: list[_Heap]) -> Path | None:
@@ -325,10 +321,15 @@ def _folder_of(files: dict[str, Path], roots: Sequence[Path], heaps: list[_Heap]
 def _refuse_colours(shown: Callable[[Path], str], image_heaps: list[_Heap], colour_heaps: list[_Heap]) -> None:
     for heap in colour_heaps:
         if any(heap is not image and heap.files.keys() & image.files.keys() for image in image_heaps):
-            raise LandsegError(
-                shown(heap.folder), "labels painted in colours", "labels of one band that hold class ids (or palette PNGs)",
-                "convert them, or leave the folder out to prepare the images alone",
-            )  # fmt: skip
+            raise colours_needed(heap.files, shown, heap.folder)
+
+
+def _refuse_greys(shown: Callable[[Path], str], heaps: list[_Heap], image_heaps: list[_Heap]) -> None:
+    """Refuse to take masks in many greys for a second folder of images."""
+    for grey in image_heaps:
+        for image in image_heaps:
+            if grey.is_grey and not image.is_grey and 2 * len(grey.files.keys() & image.files.keys()) > len(grey.files):
+                raise _unclear(shown, heaps, f"{shown(grey.folder)} holds pictures in greys with the names of images: masks, or a band")
 
 
 def _left_out(heap: _Heap, image_heaps: list[_Heap], label_heaps: list[_Heap]) -> LeftOut:

@@ -19,17 +19,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from landseg.core.classes import IGNORE_INDEX, LandClass, palette
+from landseg.core.classes import LandClass, palette
 from landseg.core.errors import LandsegError
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".npy"})
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".gtif", ".npy"})
 """File endings (lower case) that may hold a tile."""
-
-_EXACT_FLOAT = 1 << 24
-"""Whole numbers below this are exact in float32, in which OpenCV counts."""
-
-MAX_SIDE = 2048
-"""Longest side in pixels of a tile that is trained on or predicted: it passes through the network in one piece."""
 
 MAX_PIXELS = 400_000_000
 """A tile larger than this (20,000 × 20,000) is a scene, or a header that lies; decoding it could exhaust the memory."""
@@ -38,7 +32,7 @@ MAX_VALUES = 4 * MAX_PIXELS
 """The same with the bands counted."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_PNG_GREY, _PNG_PALETTE, _PNG_GREY_ALPHA = 0, 3, 4
+_PNG_GREY, _PNG_PALETTE, _PNG_GREY_ALPHA, _PNG_RGBA = 0, 3, 4, 6
 _PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _JPEG = b"\xff\xd8"
 _NPY = b"\x93NUMPY"
@@ -91,13 +85,14 @@ def read_bytes(path: Path) -> bytes:
     return data
 
 
-def decode_image(data: bytes) -> np.ndarray:
+def decode_image(data: bytes, *, keep_alpha: bool = False) -> np.ndarray:
     """Decode an image of any band count and bit depth.
 
     A PNG's alpha is transparency, not a band, and is dropped; the bands of a TIFF are all kept.
 
     Args:
         data: The file's bytes (JPEG, PNG, BMP, TIFF or NPY by content; the file's ending does not count).
+        keep_alpha: A PNG with transparency gives red, green, blue and alpha.
 
     Returns:
         (H, W, C) in the file's dtype.
@@ -112,7 +107,9 @@ def decode_image(data: bytes) -> np.ndarray:
     header = read_header(data)
     _check_whole(data, header)
     if data.startswith(_PNG) and data[25] == _PNG_PALETTE:
-        return _decode_pillow(data, "RGB")
+        return _decode_pillow(data, "RGBA" if keep_alpha and b"tRNS" in data[: data.find(b"IDAT")] else "RGB")
+    if keep_alpha and data.startswith(_PNG) and data[25] in (_PNG_GREY_ALPHA, _PNG_RGBA):
+        return cv2.cvtColor(_imdecode(data, cv2.IMREAD_UNCHANGED), cv2.COLOR_BGRA2RGBA)
     # cv2 drops alpha with these flags and expands nothing else; 16 bits stay 16 bits.
     flags = cv2.IMREAD_GRAYSCALE if header.bands == 1 else cv2.IMREAD_COLOR_RGB
     flags |= cv2.IMREAD_ANYDEPTH if header.dtype == "uint16" else 0
@@ -120,14 +117,14 @@ def decode_image(data: bytes) -> np.ndarray:
     return image if image.ndim == 3 else image[:, :, None]
 
 
-def decode_codes(data: bytes) -> np.ndarray:
-    """Decode a label file to the codes in it: palette images by their indices.
+def decode_label(data: bytes) -> np.ndarray:
+    """Decode a label file to what stands in it, palette images to their indices.
 
     Returns:
-        (H, W) uint8 or uint16; other whole numbers are kept when they fit 0..65535.
+        (H, W) in the file's dtype where it holds one number a pixel; (H, W, C) where it is a picture in colours, a PNG's alpha kept.
 
     Raises:
-        UnreadableTile: It does not decode, has several bands, or holds no whole numbers from 0 to 65535.
+        UnreadableTile: It does not decode.
     """
     if data.startswith(_PNG):
         _check_whole(data, read_header(data))
@@ -138,13 +135,24 @@ def decode_codes(data: bytes) -> np.ndarray:
             return _decode_small_grey(data)
         if data[25] == _PNG_GREY and data[24] == 8:
             return _imdecode(data, cv2.IMREAD_GRAYSCALE)
-    codes = decode_image(data)
-    if codes.shape[2] > 1:
-        if codes.shape[2] == 3 and (codes == codes[:, :, :1]).all():
-            codes = codes[:, :, :1]
-        else:
+    codes = decode_image(data, keep_alpha=True)
+    return codes[:, :, 0] if codes.shape[2] == 1 else codes
+
+
+def decode_codes(data: bytes) -> np.ndarray:
+    """Decode a label file to the codes in it: palette images by their indices, grey colour pictures by their grey.
+
+    Returns:
+        (H, W) uint8 or uint16; other whole numbers are kept when they fit 0..65535.
+
+    Raises:
+        UnreadableTile: It does not decode, has several bands, or holds no whole numbers from 0 to 65535.
+    """
+    codes = decode_label(data)
+    if codes.ndim == 3:
+        if codes.shape[2] not in (3, 4) or (codes[:, :, 1:3] != codes[:, :, :1]).any():
             raise UnreadableTile(f"a label has one band, this has {codes.shape[2]}")
-    codes = codes[:, :, 0]
+        codes = np.ascontiguousarray(codes[:, :, 0])
     if codes.dtype in (np.uint8, np.uint16):
         return codes
     # A NaN fails both comparisons, so they are asked for what must hold.
@@ -153,42 +161,18 @@ def decode_codes(data: bytes) -> np.ndarray:
     return codes.astype(np.uint16)
 
 
-def codes_to_ids(codes: np.ndarray, table: np.ndarray) -> tuple[np.ndarray, dict[int, int]]:
-    """Codes of a file → class ids, and the codes that have none; see `ids_and_pixels`."""
-    ids, illegal, _ = ids_and_pixels(codes, table)
-    return ids, illegal
-
-
-def ids_and_pixels(codes: np.ndarray, table: np.ndarray) -> tuple[np.ndarray, dict[int, int], np.ndarray]:
-    """Codes of a file → class ids.
-
-    Args:
-        codes: (H, W) uint8 or uint16.
-        table: From `core.classes.lookup_table`.
-
-    Returns:
-        (H, W) uint8 ids (the codes themselves where each is its own id), illegal codes turned to the ignore index; and the illegal codes
-        with their pixel counts; and (256,) int64, the pixels of each id, legal ones alone.
-    """
-    found = count_codes(codes)
-    present = np.flatnonzero(found)
-    targets = table[present]
-    if codes.dtype == np.uint8 and np.array_equal(present, targets):
-        return codes, {}, found
-    is_legal = targets >= 0
-    illegal = {int(code): int(found[code]) for code in present[~is_legal]}
-    pixels = np.bincount(targets[is_legal], found[present[is_legal]], minlength=256).astype(np.int64)
-    bytes_table = np.where(table < 0, IGNORE_INDEX, table).astype(np.uint8)
-    ids = cv2.LUT(codes, bytes_table[:256]) if codes.dtype == np.uint8 and codes.size else bytes_table[codes]
-    return ids, illegal, pixels
-
-
-def count_codes(codes: np.ndarray) -> np.ndarray:
-    """Pixels of each code in (H, W) uint8 or uint16: (256,) or (65536,) int64."""
-    if codes.dtype == np.uint8 and 0 < codes.size < _EXACT_FLOAT:
-        # A sixth of bincount's time, and it lets go of Python's lock.
-        return cv2.calcHist([codes], [0], None, [256], [0, 256]).ravel().astype(np.int64)  # a column in OpenCV 4, a row in 5
-    return np.bincount(codes.reshape(-1), minlength=256 if codes.dtype == np.uint8 else 65536)
+def read_palette(data: bytes) -> np.ndarray | None:
+    """The colours of a palette PNG, (N, 3) uint8, without decoding its pixels; None where the file is none."""
+    if not data.startswith(_PNG) or len(data) < 26 or data[25] != _PNG_PALETTE:
+        return None
+    at = len(_PNG)
+    while at + 12 <= len(data) and data[at + 4 : at + 8] != b"IDAT":
+        length = int.from_bytes(data[at : at + 4], "big")
+        if data[at + 4 : at + 8] == b"PLTE":
+            colours = data[at + 8 : at + 8 + length // 3 * 3]
+            return np.frombuffer(colours[: len(colours) // 3 * 3], np.uint8).reshape(-1, 3)
+        at += 12 + length
+    return None
 
 
 def read_header(data: bytes) -> TileHeader:
@@ -230,16 +214,20 @@ def encode_label(ids: np.ndarray, classes: Sequence[LandClass] | None = None) ->
     return buffer.getvalue()
 
 
-def illegal_labels(found: dict[str, dict[int, int]], count: int, folder: object) -> LandsegError:
-    """The error for label values that no class has: file, value, pixel count, and how many files in all."""
-    name, values = next(iter(found.items()))
-    value, pixels = next(iter(values.items()))
-    more = f" (and {len(found) - 1} more files)" if len(found) > 1 else ""
-    return LandsegError(
-        name, f"label value {value} in {pixels} pixels{more}",
-        f"{folder} has {count} classes, ids 0..{count - 1}, and {IGNORE_INDEX} for unlabelled",
-        "name the missing classes with --classes, or map the values with `remap` in dataset.yaml",
-    )  # fmt: skip
+def encode_image(pixels: np.ndarray, suffix: str = ".png", options: Sequence[int] = ()) -> bytes:
+    """Pixels (H, W) or (H, W, C), colours in the order red, green, blue → a file of the format that `suffix` names; `options` are OpenCV's.
+
+    Raises:
+        LandsegError: The format cannot hold such pixels.
+    """
+    is_colour = pixels.ndim == 3 and pixels.shape[2] == 3
+    try:
+        done, data = cv2.imencode(suffix, np.ascontiguousarray(pixels[:, :, ::-1] if is_colour else pixels), list(options))
+    except cv2.error:
+        done, data = False, np.zeros(0, np.uint8)
+    if not done:
+        raise LandsegError("image", f"shape {pixels.shape} of {pixels.dtype}", f"what {suffix} can hold", "choose another format")
+    return bytes(data)
 
 
 def _imdecode(data: bytes, flags: int) -> np.ndarray:
@@ -294,7 +282,9 @@ def _opened_tiff(data: bytes) -> Iterator[tuple[Any, TileHeader]]:
             yield source, header
     except (RasterioError, TypeError, ValueError) as error:
         # TypeError and ValueError: rasterio on types and tags that no TIFF should have.
-        raise UnreadableTile(f"not a readable TIFF ({str(error)[:80]})") from error
+        # rasterio's own words often are "see previous exception"; GDAL's begin with a random name of the file in memory.
+        reason = str(error.__cause__ or error).rpartition(".tif, ")[2]
+        raise UnreadableTile(f"not a readable TIFF ({reason[:120]})") from error
 
 
 def _tiff_header(data: bytes) -> TileHeader:
@@ -353,11 +343,15 @@ def _check_whole(data: bytes, header: TileHeader) -> None:
     """
     packed = header.height * header.width
     if data.startswith(_PNG):
-        at = len(_PNG)
+        at, has_pixels = len(_PNG), False
         while at + 12 <= len(data) and data[at + 4 : at + 8] != b"IEND":
+            has_pixels |= data[at + 4 : at + 8] == b"IDAT"
             at += 12 + int.from_bytes(data[at : at + 4], "big")
         if at + 12 > len(data):
             raise UnreadableTile("the PNG ends before its picture does")
+        if not has_pixels:
+            # OpenCV 5.0.0 would take gigabytes while it looks for them.
+            raise UnreadableTile("the PNG holds no pixels")
         packed = header.height * (header.width * data[24] * _PNG_SAMPLES.get(data[25], 1) // 8)
     elif data.startswith(_JPEG) and data.rstrip(b"\0")[-2:] != b"\xff\xd9" and data.rfind(b"\xff\xd9") < len(data) // 2:
         raise UnreadableTile("the JPEG ends before its picture does")

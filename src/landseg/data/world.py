@@ -24,10 +24,13 @@ from landseg.core.files import replacing, write_bytes, write_text
 from landseg.core.grid import Grid, Window
 from landseg.data import raster
 from landseg.data.render import PIXEL_M, Look, render
+from landseg.data.spoil import spoil
 from landseg.data.terrain import CLASSES, FOREST, WATER, lay_out
+from landseg.data.tiles import encode_image
 
 __all__ = [
-    "CLASSES", "Competition", "Look", "Scene", "competition_scenes", "make_scene", "write_competition", "write_scenes", "write_tiles",
+    "CLASSES", "Competition", "Look", "Scene", "competition_scenes", "make_scene", "spoil", "write_competition", "write_scenes",
+    "write_tiles",
 ]  # fmt: skip
 
 SMALLEST, LARGEST = 16, 10_240  # pixels; scenes stand LARGEST apart, so that no two overlap
@@ -163,8 +166,8 @@ def write_competition(
         for row in range(0, height - tile + 1, tile):
             for col in range(0, width - tile + 1, tile):
                 window = Window(row, col, tile, tile)
-                picture = _encoded(".jpg", scene.image[window.slices], [cv2.IMWRITE_JPEG_QUALITY, quality])
-                cut[part].append((scene.name, window, picture, _encoded(".png", labels[window.slices])))
+                picture = encode_image(scene.image[window.slices], ".jpg", [cv2.IMWRITE_JPEG_QUALITY, quality])
+                cut[part].append((scene.name, window, picture, encode_image(labels[window.slices])))
     truth, rows = folder / "truth", ["tile,scene,row,col"]
     zips: dict[str, list[tuple[str, bytes]]] = {"train": [], "test": []}
     for k, (part, tiles) in enumerate(cut.items()):
@@ -214,11 +217,11 @@ def write_tiles(folder: Path, seed: int, count: int, tile: int = 64, bands: int 
             stem = f"tile_{i * per_side**2 + j:04d}"
             slices = Window(int(place) // per_side * tile, int(place) % per_side * tile, tile, tile).slices
             if bands in (1, 3) and dtype != "float32":
-                write_bytes(folder / "images" / f"{stem}.png", _encoded(".png", image[slices]))
+                write_bytes(folder / "images" / f"{stem}.png", encode_image(image[slices]))
             else:
                 with replacing(folder / "images" / f"{stem}.npy") as partial, partial.open("wb") as stream:
                     np.save(stream, image[slices], allow_pickle=False)
-            write_bytes(folder / "labels" / f"{stem}.png", _encoded(".png", scene.label[slices]))
+            write_bytes(folder / "labels" / f"{stem}.png", encode_image(scene.label[slices]))
     return folder
 
 
@@ -290,13 +293,6 @@ def _as_dtype(image: np.ndarray, dtype: str, rng: np.random.Generator) -> np.nda
         return np.round(image * 255).astype(np.uint8)
     fine = rng.integers(0, 16, image.shape, dtype=np.uint16)  # an 8-bit picture leaves the last four bits empty
     return np.asarray(np.where(image > 0, np.round(image * 255).astype(np.uint16) * 16 + fine, 0), np.uint16)
-
-
-def _encoded(suffix: str, pixels: np.ndarray, options: list[int] | None = None) -> bytes:
-    done, data = cv2.imencode(suffix, pixels[:, :, ::-1] if pixels.ndim == 3 and pixels.shape[2] == 3 else pixels, options or [])
-    if not done:
-        raise LandsegError("image", f"shape {pixels.shape} of {pixels.dtype}", f"what {suffix} can hold", "choose another format")
-    return bytes(data)
 
 
 def _zip(path: Path, entries: list[tuple[str, bytes]]) -> None:

@@ -9,11 +9,12 @@ import hashlib
 import io
 import json
 import logging
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -22,11 +23,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from landseg.core.errors import LandsegError
-from landseg.core.files import refuse_existing, unwritable, write_bytes, write_json
+from landseg.core.files import refuse_existing, replacing, unwritable, write_bytes, write_json
 from landseg.core.progress import cores, progress
 from landseg.data.inputs import TileInput
-from landseg.data.tiles import MAX_SIDE, UnreadableTile, decode_image, encode_label, read_header
-from landseg.inference.overlay import overlay_jpeg
+from landseg.data.overlay import overlay_jpeg
+from landseg.data.tiles import UnreadableTile, decode_image, encode_label
+from landseg.inference.pieces import by_pieces, piece_edge
 
 if TYPE_CHECKING:
     from landseg.network.engine import Engine
@@ -42,8 +44,8 @@ BEGUN = ".predicting"
 _HELD_BYTES = 256_000_000
 """Decoded pixels that may wait for the network, all tiles together."""
 
-_LARGE_FILE = 4_000_000
-"""Bytes; the header of a larger file is looked at before its pixels are decoded."""
+STEP_VALUES = 1 << 26
+"""Of the images of a step, all bands: 256 MB once they are float32. Only tiles of many bands, or very large batches, come near."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class _Run:
     overlay: bool
     probabilities: bool
     bands: tuple[int, ...] | None
+    edge: int
     unreadable: dict[str, str] = field(default_factory=dict)
 
     def outputs(self, name: str) -> list[Path]:
@@ -93,7 +96,8 @@ def predict_tiles(
         engine: The model.
         tiles: From `find_inputs`.
         out: The folder to write, as the contract's "Predictions" says.
-        batch: Tiles a step at the size the model was trained on; fewer of larger tiles, so that a step's memory stays the same.
+        batch: Tiles a step at the size the model was trained on; fewer of larger tiles, so that a step's memory stays the same. Tiles that
+            are longer than a piece (`inference.pieces`) go through the network piece by piece.
         overlay: Also write the image under the classes' colours.
         probabilities: Also write the softmax, float16 (K, H, W).
         bands: Bands to take of each image, counted from 1; None takes all.
@@ -101,7 +105,7 @@ def predict_tiles(
         overwrite: Replace an earlier prediction in `out`.
 
     Raises:
-        LandsegError: `out` exists, a tile does not fit the model or is larger than 2048 pixels a side, or no tile can be read.
+        LandsegError: `out` exists, a tile does not fit the model, or no tile can be read.
     """
     started = time.monotonic()
     todo = list(tiles)
@@ -111,7 +115,7 @@ def predict_tiles(
             "predict.bands", f"{list(bands)}", f"the model was trained on {len(card.bands)} bands ({', '.join(card.bands)})",
             "name as many, counted from 1, in that order",
         )  # fmt: skip
-    run = _Run(engine, out, overlay, probabilities, bands)
+    run = _Run(engine, out, overlay, probabilities, bands, piece_edge(card.tile_size, card.factor))
     begun = {
         "model": fingerprint,
         "overlay": overlay,
@@ -151,20 +155,31 @@ def predict_tiles(
 
 def _predict(run: _Run, tiles: list[TileInput], batch: int, begin: Callable[[], None]) -> Iterator[int]:
     """Decode on threads ahead of the network, encode on threads behind it; yields each finished tile's pixels."""
+    has_begun = False
+
+    def begin_once() -> None:  # with the first result: input that cannot be predicted leaves no folder behind and replaces nothing
+        nonlocal has_begun
+        if not has_begun:
+            begin()
+        has_begun = True
+
     with closing(_decoded(run, tiles)) as images, ThreadPoolExecutor(cores()) as encoders:
         writing: deque[Future[int]] = deque()
-        has_begun = False
         try:
-            for names, stacked in _batches(images, batch, run.engine.card.tile_size):
-                logits = run.engine.logits(stacked)
-                if not has_begun:  # only now: input that cannot be predicted leaves no folder behind and replaces nothing
-                    begin()
-                    has_begun = True
-                for name, image, scores in zip(names, stacked, logits, strict=True):
-                    writing.append(encoders.submit(_write, run, name, image, scores))
-                # Two steps' logits may wait to be written; more would only fill the memory.
-                while len(writing) > 2 * len(names):
+            for names, stacked in _batches(images, batch, run.engine.card.tile_size, run.edge):
+                is_large = max(stacked.shape[1:3]) > run.edge
+                if is_large:
+                    ids = _ids_by_pieces(run, names[0], stacked[0], begin_once)
+                else:
+                    logits = run.engine.logits(stacked)
+                    begin_once()
+                # Of two steps' results or one large tile's may wait to be written; more would only fill the memory.
+                while len(writing) > (0 if is_large else len(names)):
                     yield writing.popleft().result()
+                if is_large:
+                    writing.append(encoders.submit(_write_maps, run, names[0], stacked[0], ids))
+                else:
+                    writing += [encoders.submit(_write, run, *item) for item in zip(names, stacked, logits, strict=True)]
             while writing:
                 yield writing.popleft().result()
         finally:
@@ -172,16 +187,30 @@ def _predict(run: _Run, tiles: list[TileInput], batch: int, begin: Callable[[], 
                 future.cancel()
 
 
+def _ids_by_pieces(run: _Run, name: str, image: np.ndarray, begin: Callable[[], None]) -> np.ndarray:
+    """Class ids (H, W) of a large tile; its probabilities, where they are wanted, go to their file piece by piece."""
+    ids = np.zeros(image.shape[:2], np.uint8)
+    with ExitStack() as files:
+        probs: np.ndarray | None = None
+        for window, scores in by_pieces(run.engine.logits, image, run.edge):
+            begin()
+            if run.probabilities and probs is None:
+                probs = files.enter_context(_mapped(run.out / f"{name}.npy", (len(scores), *ids.shape)))
+            ids[window.slices] = _ids(scores, name)
+            if probs is not None:
+                probs[:, *window.slices] = _probabilities(scores)
+    return ids
+
+
 def _decoded(run: _Run, tiles: list[TileInput]) -> Generator[tuple[str, np.ndarray], None, None]:
     """The readable tiles, decoded ahead on threads within `_HELD_BYTES`; the others are noted in `run.unreadable`."""
-    workers = cores()
+    workers = room = cores()
     largest = 1
     with ThreadPoolExecutor(workers) as pool:
         ahead: deque[tuple[TileInput, Future[np.ndarray]]] = deque()
         source = iter(tiles)
         try:
             while True:
-                room = max(workers, min(8 * workers, _HELD_BYTES // largest))
                 while len(ahead) < room and (tile := next(source, None)) is not None:
                     ahead.append((tile, pool.submit(_decode, tile, run)))
                 if not ahead:
@@ -194,23 +223,32 @@ def _decoded(run: _Run, tiles: list[TileInput]) -> Generator[tuple[str, np.ndarr
                     log.warning("%s left out: %s", tile.what, reason)
                     continue
                 largest = max(largest, image.nbytes)
+                room = max(1, min(8 * workers, _HELD_BYTES // largest))
                 yield tile.name, image
         finally:
             for _, future in ahead:
                 future.cancel()
 
 
-def _batches(images: Iterable[tuple[str, np.ndarray]], batch: int, tile_size: tuple[int, int]) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Group tiles of equal shape; when too many wait, the shape that has most goes first although its batch is not full."""
+def _batches(
+    images: Iterable[tuple[str, np.ndarray]], batch: int, tile_size: tuple[int, int], edge: int
+) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Group tiles of equal shape; when too many wait, the shape that has most goes first although its batch is not full.
+
+    Tiles longer than `edge` come at once and alone.
+    """
     waiting: dict[tuple[int, ...], list[tuple[str, np.ndarray]]] = {}
     held = 0
     for name, image in images:
+        if max(image.shape[:2]) > edge:
+            yield [name], image[None]
+            continue
         group = waiting.setdefault(image.shape, [])
         group.append((name, image))
         held += image.nbytes
         shape = image.shape
         # A batch is counted in pixels of the model's own tiles, so that larger ones do not exhaust the device.
-        full = max(1, min(batch, batch * tile_size[0] * tile_size[1] // (shape[0] * shape[1])))
+        full = max(1, min(batch, batch * tile_size[0] * tile_size[1] // (shape[0] * shape[1]), STEP_VALUES // image.size))
         if len(group) < full:
             if held <= _HELD_BYTES:
                 continue
@@ -223,12 +261,7 @@ def _batches(images: Iterable[tuple[str, np.ndarray]], batch: int, tile_size: tu
 
 
 def _decode(tile: TileInput, run: _Run) -> np.ndarray:
-    data = tile.read()
-    if len(data) > _LARGE_FILE:
-        header = read_header(data)
-        _require_tile(tile, header.height, header.width)
-    image = decode_image(data)
-    _require_tile(tile, *image.shape[:2])
+    image = decode_image(tile.read())
     card, count = run.engine.card, image.shape[2]
     if run.bands is not None:
         if max(run.bands) > count:
@@ -256,26 +289,22 @@ def _decode(tile: TileInput, run: _Run) -> np.ndarray:
     return image
 
 
-def _require_tile(tile: TileInput, height: int, width: int) -> None:
-    if max(height, width) > MAX_SIDE:
-        raise LandsegError(
-            tile.what,
-            f"{height} × {width} pixels",
-            f"tiles of up to {MAX_SIDE} pixels a side are predicted",
-            f"cut it into tiles of {MAX_SIDE} pixels or less",
-        )
-
-
 def _write(run: _Run, name: str, image: np.ndarray, scores: np.ndarray) -> int:
     """Write one tile's files, its class map last; returns its pixels."""
-    classes = run.engine.card.classes
     ids = _ids(scores, name)
-    *extra, place = run.outputs(name)
-    for path in extra:
-        write_bytes(
-            path, overlay_jpeg(image, ids, run.engine.card.bands, classes) if path.suffix == ".jpg" else _encode_probabilities(scores)
-        )
-    write_bytes(place, encode_label(ids, classes))
+    if run.probabilities:
+        buffer = io.BytesIO()
+        np.save(buffer, _probabilities(scores))
+        write_bytes(run.out / f"{name}.npy", buffer.getvalue())
+    return _write_maps(run, name, image, ids)
+
+
+def _write_maps(run: _Run, name: str, image: np.ndarray, ids: np.ndarray) -> int:
+    """Write one tile's overlay, where it is wanted, and its class map; returns its pixels."""
+    card = run.engine.card
+    if run.overlay:
+        write_bytes(run.out / "overlay" / f"{name}.jpg", overlay_jpeg(image, ids, card.bands, card.classes, card.scaling))
+    write_bytes(run.out / f"{name}.png", encode_label(ids, card.classes))
     return ids.size
 
 
@@ -293,12 +322,22 @@ def _ids(scores: np.ndarray, name: str) -> np.ndarray:
     return ids
 
 
-def _encode_probabilities(scores: np.ndarray) -> bytes:
-    """Logits (K, H, W) → softmax over K as a float16 NPY file. The highest logit is taken off first, so that nothing overflows."""
+def _probabilities(scores: np.ndarray) -> np.ndarray:
+    """Logits (K, H, W) → softmax over K, float16. The highest logit is taken off first, so that nothing overflows."""
     powers = np.exp(scores - scores.max(axis=0))
-    buffer = io.BytesIO()
-    np.save(buffer, (powers / powers.sum(axis=0)).astype(np.float16))
-    return buffer.getvalue()
+    return np.asarray(powers / powers.sum(axis=0), np.float16)
+
+
+@contextmanager
+def _mapped(path: Path, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """A float16 NPY file on the disk, to be filled; the same bytes as `np.save` would write."""
+    with replacing(path) as partial:
+        array = np.lib.format.open_memmap(partial, "w+", np.float16, shape)
+        if hasattr(os, "posix_fallocate"):  # a full disk is an error here; met while writing to the map, it ends the process
+            with partial.open("r+b") as handle:
+                os.posix_fallocate(handle.fileno(), 0, partial.stat().st_size)
+        yield array
+        array.flush()
 
 
 def _outputs(out: Path, name: str, *, overlay: bool, probabilities: bool) -> list[Path]:

@@ -34,16 +34,23 @@ _CLASSES = {
     "dpt": smp.DPT,
 }
 
+_STAGED = ("unet", "unetplusplus", "manet")
+"""Networks whose decoder is five stages of free width."""
+
 STRIDE = 32
 """Images are padded to a multiple of this. Source: the deepest stage of an encoder of five stages has stride 2^5."""
 
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Per band mean and standard deviation in the image's own units: the network sees (x - mean) / std."""
+    """What is done to each band before the network sees it: (x - mean) / std.
+
+    With `scaling`, a (low, high) a band, values are first clipped to low..high and mapped to 0..1; `mean` and `std` are then of the result.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    scaling: tuple[tuple[float, float], ...] | None = None
 
 
 class Network(nn.Module):
@@ -54,19 +61,29 @@ class Network(nn.Module):
 
     mean: Tensor
     std: Tensor
+    low: Tensor
+    high: Tensor
 
     def __init__(self, body: nn.Module, normalisation: Normalisation, smallest: int = 1) -> None:
         super().__init__()
         self.body = body
         self._smallest = smallest  # a shorter edge is filled up for the body, by repeating its last row or column
-        self.register_buffer("mean", torch.tensor(normalisation.mean, dtype=torch.float32).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(normalisation.std, dtype=torch.float32).view(1, -1, 1, 1))
+        self._is_scaled = normalisation.scaling is not None
+        buffers = {"mean": normalisation.mean, "std": normalisation.std}
+        if normalisation.scaling is not None:
+            buffers["low"], buffers["high"] = zip(*normalisation.scaling, strict=True)
+        for name, values in buffers.items():
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        scaled = (images.float() - self.mean) / self.std
+        values = images.float()
+        scaled = values
+        if self._is_scaled:
+            scaled = (torch.minimum(torch.maximum(values, self.low), self.high) - self.low) / (self.high - self.low)
+        scaled = (scaled - self.mean) / self.std
         if images.is_floating_point():
             # A missing value is what the statistics took it for: nothing, so the mean. One NaN would spread over all logits.
-            scaled = torch.nan_to_num(scaled, nan=0.0, posinf=0.0, neginf=0.0)
+            scaled = torch.where(torch.isfinite(values), scaled, 0.0)
         height, width = scaled.shape[-2:]
         if min(height, width) < self._smallest:
             below, right = max(0, self._smallest - height), max(0, self._smallest - width)
@@ -79,7 +96,9 @@ class Network(nn.Module):
         return cast(nn.Module, self.body.encoder)
 
 
-def build(network: str, encoder: str, bands: int, classes: int, normalisation: Normalisation) -> Network:
+def build(
+    network: str, encoder: str, bands: int, classes: int, normalisation: Normalisation, decoder_channels: tuple[int, ...] | None = None
+) -> Network:
     """Build an untrained network.
 
     Args:
@@ -87,14 +106,21 @@ def build(network: str, encoder: str, bands: int, classes: int, normalisation: N
         encoder: A timm name or one of segmentation_models_pytorch's own.
         bands: Number of bands B of the images.
         classes: Number of classes K.
-        normalisation: B means and standard deviations.
+        normalisation: B means and standard deviations, and scalings where there are any.
+        decoder_channels: Channels of the decoder's five stages, deepest first; the network's own when None.
 
     Raises:
-        LandsegError: No such encoder (the nearest names are given), or a pair that does not fit (what fits is given).
+        LandsegError: No such encoder (the nearest names are given), a pair that does not fit (what fits is given), or a network that has no
+            five stages to give channels to.
     """
     name = encoder_name(encoder)
+    options: dict[str, Any] = {} if decoder_channels is None else {"decoder_channels": decoder_channels}
+    if options and network not in _STAGED:
+        raise LandsegError(
+            "model.decoder_channels", f"set for {network}", f"one of {', '.join(_STAGED)}", "--set model.decoder_channels=null"
+        )
     try:
-        return Network(_tried_body(network, name, bands, classes), normalisation, _TRIAL if network == "pan" else 1)
+        return Network(_tried_body(network, name, bands, classes, options), normalisation, _TRIAL if network == "pan" else 1)
     except _MISFIT as error:
         fits = [other for other in NETWORKS if other != network and _fits(other, name, bands, classes)]
         raise LandsegError(
@@ -145,8 +171,8 @@ _TRIAL = 4 * STRIDE
 _MISFIT = (NotImplementedError, ValueError, RuntimeError, TypeError, AttributeError, KeyError, AssertionError, IndexError)
 
 
-def _body(network: str, name: str, bands: int, classes: int) -> nn.Module:
-    options: dict[str, Any] = {"encoder_weights": None, "in_channels": bands, "classes": classes}
+def _body(network: str, name: str, bands: int, classes: int, more: dict[str, Any]) -> nn.Module:
+    options: dict[str, Any] = {"encoder_weights": None, "in_channels": bands, "classes": classes, **more}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if network == "dpt":
@@ -157,9 +183,9 @@ def _body(network: str, name: str, bands: int, classes: int) -> nn.Module:
         return cast(nn.Module, _CLASSES[network](name, **options))
 
 
-def _tried_body(network: str, name: str, bands: int, classes: int) -> nn.Module:
+def _tried_body(network: str, name: str, bands: int, classes: int, more: dict[str, Any]) -> nn.Module:
     """A body that has shown on one small image that its parts fit; some pairs build and fail only then."""
-    body = _body(network, name, bands, classes).eval()
+    body = _body(network, name, bands, classes, more).eval()
     with torch.inference_mode():
         shape = tuple(body(torch.zeros(1, bands, _TRIAL, _TRIAL)).shape)
     if shape != (1, classes, _TRIAL, _TRIAL):
@@ -169,7 +195,7 @@ def _tried_body(network: str, name: str, bands: int, classes: int) -> nn.Module:
 
 def _fits(network: str, name: str, bands: int, classes: int) -> bool:
     try:
-        _tried_body(network, name, bands, classes)
+        _tried_body(network, name, bands, classes, {})
     except _MISFIT:
         return False
     return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -15,12 +16,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from landseg import __version__
 from landseg.core.classes import IGNORE_INDEX, LandClass
 from landseg.core.errors import LandsegError
 from landseg.core.files import unwritable, write_bytes
 from landseg.network.build import Network, Normalisation, build
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
+
+_LATER = ("scaling", "decoder_channels")
+"""Keys that cards of earlier versions lack: they count for the checksum only where they say something."""
 
 
 class ModelCard(BaseModel):
@@ -30,10 +35,12 @@ class ModelCard(BaseModel):
     landseg_version: str
     network: str
     encoder: str
+    decoder_channels: tuple[int, ...] | None = None
     bands: tuple[str, ...]
     dtype: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    scaling: tuple[tuple[float, float], ...] | None = None
     classes: tuple[LandClass, ...]
     ignore_index: int = IGNORE_INDEX
     resolution_m: float | None = None
@@ -48,8 +55,18 @@ class ModelCard(BaseModel):
 
     def digest(self) -> str:
         """SHA-256 of everything the card says, its own checksum apart."""
-        document = self.model_dump(mode="json", exclude={"card_sha256"})
+        document = self.model_dump(mode="json", exclude={"card_sha256", *(key for key in _LATER if getattr(self, key) is None)})
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def factor(self) -> float:
+        """By which images are made larger or smaller for the network: `size` to the longer edge of a training tile."""
+        return 1.0 if self.size is None else self.size / max(self.tile_size)
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """The network's first layer."""
+        return Normalisation(self.mean, self.std, self.scaling)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -124,13 +141,13 @@ def load_card(folder: Path) -> ModelCard:
         LandsegError: It cannot be read, or says something else than what was saved.
     """
     path = folder / CARD
+    text = ""
     try:
-        card = ModelCard.model_validate_json(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        card = ModelCard.model_validate_json(text)
     except (OSError, UnicodeDecodeError, ValidationError) as error:
         reason = f"{error.errors()[0]['msg']}" if isinstance(error, ValidationError) else str(error)
-        raise LandsegError(
-            path, f"it cannot be read ({reason[:120]})", "the model.json that training wrote", "copy the model folder again"
-        ) from error
+        raise LandsegError(path, f"it cannot be read ({reason[:120]})", "the model.json that training wrote", _advice(text)) from error
     if card.digest() != card.card_sha256:
         raise LandsegError(
             path, "its checksum differs: it was changed or damaged", "the model.json that training wrote", "copy the model folder again"
@@ -164,7 +181,7 @@ def load_model(path: Path) -> tuple[Network, ModelCard]:
             f"{card.weights_sha256[:12]} as {CARD} says: the file is damaged or not the one that was saved",
             "copy the model folder again, or train anew",
         )
-    network = build(card.network, card.encoder, len(card.bands), len(card.classes), Normalisation(card.mean, card.std))
+    network = build(card.network, card.encoder, len(card.bands), len(card.classes), card.normalisation, card.decoder_channels)
     try:
         network.load_state_dict(load(data))
     except (RuntimeError, SafetensorError) as error:
@@ -175,6 +192,14 @@ def load_model(path: Path) -> tuple[Network, ModelCard]:
             "copy the model folder again",
         ) from error
     return network.eval(), card
+
+
+def _advice(text: str) -> str:
+    """What to do about a card that is not understood: another version may have written it."""
+    version = re.search(r'"landseg_version": ?"([^"]{1,20})"', text)
+    if version is None or version[1] == __version__:
+        return "copy the model folder again"
+    return f"it is of landseg {version[1]}, this is {__version__}: use that one, or copy the model folder again"
 
 
 def _beside(folder: Path, word: str) -> Path:

@@ -18,7 +18,7 @@ from landseg.core.errors import LandsegError
 from landseg.network.build import STRIDE, Network
 from landseg.network.checkpoint import ModelCard, load_model
 
-_TRAVELS_AS = {"uint16": "int32", "uint32": "float32", "uint64": "float32"}
+_TRAVELS_AS = {"uint16": "int32", "uint32": "float32", "uint64": "float32", "float64": "float32"}
 
 
 class Engine(Protocol):
@@ -54,7 +54,7 @@ class TorchEngine:
             return self._logits(images).argmax(1).to(torch.uint8).cpu().numpy()
 
     def _logits(self, images: np.ndarray) -> Tensor:
-        return full_size_logits(self._network, to_tensor(images, self.device), self.card.size)
+        return full_size_logits(self._network, to_tensor(images, self.device), self.card.factor)
 
 
 class Ensemble:
@@ -119,45 +119,41 @@ def choose_device(name: str, key: str) -> torch.device:
 def to_tensor(images: np.ndarray, device: torch.device) -> Tensor:
     """(N, H, W, C) → (N, C, H, W) on the device; a view in channels-last order where the dtype allows.
 
-    torch computes in no unsigned numbers beyond uint8, so such images travel as others.
+    torch computes in no unsigned numbers beyond uint8, so such images travel as others; the network computes in float32 anyway.
     """
     batch = images.astype(_TRAVELS_AS.get(images.dtype.name, images.dtype), copy=False)
     batch = batch if batch.flags.writeable else batch.copy()  # torch has no read-only tensors
     return torch.from_numpy(np.ascontiguousarray(batch)).permute(0, 3, 1, 2).to(device, non_blocking=True)
 
 
-def full_size_logits(network: torch.nn.Module, images: Tensor, size: int | None) -> Tensor:
+def full_size_logits(network: torch.nn.Module, images: Tensor, factor: float) -> Tensor:
     """Logits at the images' own size, whatever the network's stride and the size it was trained at.
 
     Args:
         network: (N, C, H, W) → (N, K, H, W) for multiples of `STRIDE`.
         images: (N, C, H, W).
-        size: Longer edge in pixels at which the network works; None for the images' own.
+        factor: By which images are made larger or smaller for the network; 1 keeps their own size.
     """
     height, width = images.shape[-2:]
-    images = fit(images, size)
+    images = fit(images, factor)
     logits: Tensor = network(pad(images))[..., : images.shape[-2], : images.shape[-1]]
     if logits.shape[-2:] != (height, width):
         logits = F.interpolate(logits.float(), (height, width), mode="bilinear", align_corners=False)
     return logits
 
 
-def fit(images: Tensor, size: int | None) -> Tensor:
-    """Images resized so that their longer edge is `size`: averaged when made smaller, bilinear when made larger."""
-    height, width = images.shape[-2:]
-    if size is None or size == max(height, width):
+def fit(images: Tensor, factor: float) -> Tensor:
+    """Images resized by a factor: averaged when made smaller, bilinear when made larger."""
+    shape = fitted_shape(images.shape[-2], images.shape[-1], factor)
+    if shape == tuple(images.shape[-2:]):
         return images
-    shape = fitted_shape(height, width, size)
-    is_smaller = size < max(height, width)
+    is_smaller = factor < 1
     return F.interpolate(images.float(), shape, mode="area" if is_smaller else "bilinear", align_corners=None if is_smaller else False)
 
 
-def fitted_shape(height: int, width: int, size: int | None) -> tuple[int, int]:
+def fitted_shape(height: int, width: int, factor: float) -> tuple[int, int]:
     """(height, width) after `fit`."""
-    if size is None:
-        return height, width
-    longer = max(height, width)
-    return max(1, round(height * size / longer)), max(1, round(width * size / longer))
+    return max(1, round(height * factor)), max(1, round(width * factor))
 
 
 def pad(images: Tensor) -> Tensor:

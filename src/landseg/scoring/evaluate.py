@@ -8,6 +8,8 @@ import numpy as np
 
 from landseg.core.progress import progress
 from landseg.data.pack import TileStore
+from landseg.inference.folder import STEP_VALUES
+from landseg.inference.pieces import EDGE, by_pieces
 from landseg.scoring.confusion import confusion_matrix
 
 MAX_PIXELS = 4_194_304
@@ -18,7 +20,7 @@ Predict = Callable[[np.ndarray], np.ndarray]
 
 
 def tile_matrices(
-    predict: Predict, store: TileStore, indices: Sequence[int], classes: int, batch: int, what: str = "evaluating"
+    predict: Predict, store: TileStore, indices: Sequence[int], classes: int, batch: int, what: str = "evaluating", edge: int = EDGE
 ) -> np.ndarray:
     """Predict the tiles of a part and count label against prediction.
 
@@ -29,14 +31,21 @@ def tile_matrices(
         classes: Number of classes K.
         batch: Tiles a batch.
         what: Word before the progress bar.
+        edge: Tiles longer than this a side are predicted in pieces (`inference.pieces.piece_edge`).
 
     Returns:
         (N, K, K) int64 in the order of `indices`; rows are labels, columns predictions.
     """
     matrices = np.zeros((len(indices), classes, classes), np.int64)
     places = {index: place for place, index in enumerate(indices)}
-    batches = list(_batches(store, indices, batch))
+    batches = list(_batches(store, indices, batch, edge))
     for chosen in progress(batches, what, len(batches), unit="batches"):
+        first = store.entries[chosen[0]]
+        if max(first.height, first.width) > edge:
+            label = store.label(chosen[0])
+            for window, pred in by_pieces(predict, store.image(chosen[0]), edge):
+                matrices[places[chosen[0]]] += confusion_matrix(label[window.slices], pred, classes)
+            continue
         preds = predict(np.stack([store.image(i) for i in chosen]))
         for i, pred in zip(chosen, preds, strict=True):
             matrices[places[i]] = confusion_matrix(store.label(i), pred, classes)
@@ -52,13 +61,14 @@ def grouped(matrices: np.ndarray, groups: Sequence[str]) -> np.ndarray:
     return sums
 
 
-def _batches(store: TileStore, indices: Sequence[int], batch: int) -> Iterator[list[int]]:
-    """Tiles of one shape at a time, in the order of `indices`."""
+def _batches(store: TileStore, indices: Sequence[int], batch: int, edge: int) -> Iterator[list[int]]:
+    """Tiles of one shape at a time, in the order of `indices`; those longer than `edge` one by one."""
     shapes: dict[tuple[int, int], list[int]] = {}
     for i in indices:
         entry = store.entries[i]
         shapes.setdefault((entry.height, entry.width), []).append(i)
     for (height, width), same in shapes.items():
-        count = max(1, min(batch, MAX_PIXELS // (height * width)))
+        pixels = height * width
+        count = 1 if max(height, width) > edge else max(1, min(batch, MAX_PIXELS // pixels, STEP_VALUES // (pixels * store.bands)))
         for start in range(0, len(same), count):
             yield same[start : start + count]

@@ -5,9 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count, takewhile
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from landseg.core.errors import LandsegError
 from landseg.core.files import write_text
@@ -18,6 +21,9 @@ from landseg.splitting.groups import PARTS
 log = logging.getLogger("landseg")
 
 COLUMNS = ("tile", "part", "group", "scene", "row", "col")
+EDGE_COLUMNS = ("a", "b", "side", "probability")
+
+_LONGEST = 200  # bytes of a name: the system takes 255 with the endings
 
 
 @dataclass(frozen=True)
@@ -67,9 +73,64 @@ def split_path(dataset: Dataset, name: str) -> Path:
     Raises:
         LandsegError: The name is no file's name, or one that recovered neighbours have.
     """
-    if not name or name != Path(name).name or name.startswith(".") or name.endswith(".edges"):
-        raise LandsegError("--name", f"{name!r}", "a plain word", "for example --name first")
+    if not name or name != Path(name).name or name.startswith(".") or name.endswith(".edges") or len(name.encode()) > _LONGEST:
+        raise LandsegError("--name", f"{name[:_LONGEST]!r}", "a plain word", "for example --name first")
     return dataset.folder / "splits" / f"{name}.csv"
+
+
+def claim(dataset: Dataset, name: str, folds: int | None, *, overwrite: bool) -> list[str]:
+    """Names of the splits to write, ``NAME`` or ``NAME-1`` …: asked before the long search for what belongs together.
+
+    Raises:
+        LandsegError: One of them is there, or nothing can be written.
+    """
+    names = [name] if folds is None else [f"{name}-{k}" for k in range(1, folds + 1)]
+    require_writable(dataset)
+    for each in names:
+        path = split_path(dataset, each)
+        if not overwrite and path.exists():
+            raise LandsegError(path, "it exists already", "a name that no split has", "choose another --name or add --overwrite")
+    return names
+
+
+def require_writable(dataset: Dataset) -> None:
+    """Refuse a data set in which no split can be written.
+
+    Raises:
+        LandsegError: ``splits/`` cannot be written.
+    """
+    folder = dataset.folder / "splits"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise LandsegError(
+            folder, f"it cannot be written ({error.strerror or error})", "a place to write: a split lies in its data set",
+            "mend the permissions or copy the data set",
+        ) from error  # fmt: skip
+
+
+def clear_away(dataset: Dataset, names: Sequence[str], *, keep_lists: bool) -> None:
+    """Remove what older splits of these names left beside them: joins, pages and lists; of folds also those beyond the new ones."""
+    known = set(split_names(dataset))
+    spare: list[str] = []
+    if len(names) > 1 and known.issuperset(names):
+        base = names[0].removesuffix("-1")
+        spare = list(takewhile(known.__contains__, (f"{base}-{k}" for k in count(len(names) + 1))))
+    for name in (*names, *spare):
+        path = split_path(dataset, name)
+        lists = path.with_suffix("")
+        old = [path.with_name(f"{name}{ending}") for ending in (".edges.csv", ".html", ".leaks.html")]
+        old += [path] if name in spare else []
+        old += [] if keep_lists and name in names else [*(lists / f"{part}_list.txt" for part in PARTS), lists / "labels.txt"]
+        for file in old:
+            with suppress(OSError):
+                file.unlink()
+        with suppress(OSError):  # it holds something else
+            lists.rmdir()
+    if spare:
+        log.info("split: folds of the older split are removed: %s", ", ".join(spare))
 
 
 def write_split(dataset: Dataset, split: Split) -> Path:
@@ -83,13 +144,31 @@ def write_split(dataset: Dataset, split: Split) -> Path:
     return path
 
 
+def write_edges(dataset: Dataset, name: str, names: Sequence[str], edges: Iterable[tuple[int, int, str, float]]) -> Path:
+    """Write the joins that a split rests on, ``NAME.edges.csv``, and return its path.
+
+    Args:
+        dataset: Where to.
+        name: Of the split.
+        names: Tiles by number.
+        edges: (a, b, side, probability) each: tile `b` lies ``right`` of tile `a`, ``below`` it, or shows the ``same`` ground.
+    """
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(EDGE_COLUMNS)
+    writer.writerows((names[a], names[b], side, f"{probability:.6f}") for a, b, side, probability in edges)
+    path = split_path(dataset, name).with_name(f"{name}.edges.csv")
+    write_text(path, buffer.getvalue())
+    return path
+
+
 def split_names(dataset: Dataset) -> list[str]:
     """Names of the splits that a data set has."""
     return sorted(path.stem for path in (dataset.folder / "splits").glob("*.csv") if not path.stem.endswith(".edges"))
 
 
-def read_split(dataset: Dataset, name: str | None = None) -> Split:
-    """Read the split of that name, or the only one there is.
+def read_split(dataset: Dataset, name: str | None = None, *, option: str = "--split") -> Split:
+    """Read the split of that name, or the only one there is; `option` is where the command takes the name.
 
     Raises:
         LandsegError: None, several without a name, an unreadable file, or tiles that the data set does not have.
@@ -98,7 +177,7 @@ def read_split(dataset: Dataset, name: str | None = None) -> Split:
     if name is None:
         if len(names) != 1:
             found = f"{len(names)} splits ({', '.join(names)})" if names else "no split"
-            do = f"name one with --split {names[0]}" if names else f"make one with `landseg split {dataset.folder} --by random`"
+            do = f"name one with {option} {names[0]}" if names else f"make one with `landseg split {dataset.folder}`"
             raise LandsegError(dataset.folder, found, "one split, or the name of one", do)
         name = names[0]
     elif name not in names:

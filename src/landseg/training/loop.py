@@ -23,6 +23,7 @@ from landseg.core.errors import LandsegError
 from landseg.core.progress import clock
 from landseg.core.runs import Run
 from landseg.data.pack import TileStore
+from landseg.inference.pieces import piece_edge
 from landseg.network.build import Network
 from landseg.network.checkpoint import ModelCard, has_model, load_card, save_model
 from landseg.network.engine import choose_device, fit, fitted_shape, full_size_logits, pad, to_tensor
@@ -122,7 +123,11 @@ class Loop:
         self.stepped, self.fabric_optimiser = self.fabric.setup(stepped, self.optimiser)
         self.loss = make_loss(task.recipe.loss, len(task.card.classes)).to(self.fabric.device)
         self.average = moving_average(self.network, settings.ema) if settings.ema else None
-        self.batches = Batches(task.store, task.train, settings.batch, settings.seed, task.recipe.data.workers)
+        self.batches = Batches(task.store, task.train, settings.batch, settings.seed, task.recipe.data.workers, settings.crop)
+        # What the model will say of itself: its network works at `size` pixels for the longer edge of what it was trained on.
+        self.card = task.card.model_copy(update={"tile_size": self.batches.shape, "size": settings.size})
+        entries = [task.store.entries[i] for i in task.val]
+        self._val_tiles = sum(entry.height * entry.width for entry in entries) / (self.batches.shape[0] * self.batches.shape[1])
         self.at = Position()
         self.pace = self._new_pace()
         self.is_interrupted = False
@@ -175,7 +180,7 @@ class Loop:
             group["lr"] = settings.lr * lr_factor(self._progress(), settings.schedule, settings.warmup)
         torch.manual_seed(step_seed(settings.seed, at.epoch, at.batch))
         images, labels = to_tensor(batch.images, self.fabric.device), torch.from_numpy(batch.labels).to(self.fabric.device)
-        images, labels = _sized(images, labels, settings.size)
+        images, labels = _sized(images, labels, self.card.factor)
         images, labels = augment(images, labels, self.task.recipe.augment, seed=settings.seed, epoch=at.epoch, keys=batch.keys)
         self.stepped.train()
         loss = self.loss(self.stepped(images), labels)
@@ -213,7 +218,8 @@ class Loop:
     def _validate(self) -> None:
         start, count = time.perf_counter(), len(self.task.card.classes)
         self.kept.eval()
-        matrices = tile_matrices(self._predict, self.task.store, self.task.val, count, self.settings.batch, "validating")
+        edge = piece_edge(self.card.tile_size, self.card.factor)
+        matrices = tile_matrices(self._predict, self.task.store, self.task.val, count, self.settings.batch, "validating", edge)
         found = scores(matrices.sum(0), self.task.card.class_names)
         miou = -1.0 if found.miou is None else found.miou
         if miou > self.at.best_miou or self.at.best_epoch < 0:
@@ -233,12 +239,12 @@ class Loop:
         self._stop_if_interrupted()
         # In full precision, as `landseg evaluate` does: with eight bits classes tie, and the two scores would differ.
         with torch.inference_mode():
-            logits = full_size_logits(self.kept, to_tensor(images, self.fabric.device), self.settings.size)
+            logits = full_size_logits(self.kept, to_tensor(images, self.fabric.device), self.card.factor)
             return logits.argmax(1).to(torch.uint8).cpu().numpy()
 
     def _card(self, found: Scores) -> ModelCard:
         score = {**found.as_json(), "part": "val", "epoch": self.at.epoch + 1, "step": self.at.step}
-        return self.task.card.model_copy(update={"scores": {"val": score}, "tile_size": self.batches.shape, "size": self.settings.size})
+        return self.card.model_copy(update={"scores": {"val": score}})
 
     def _write(self, values: dict[str, Any]) -> None:
         line = {"step": self.at.step, "epoch": self.at.epoch + 1, "time_s": round(self.at.elapsed_s, 2), **values}
@@ -251,7 +257,7 @@ class Loop:
         if self.settings.minutes is not None:
             step_s = self.at.elapsed_s / max(self.at.step, 1)
             # Before the first validation its time is guessed: predicting a tile takes a third of training on it.
-            validation_s = self.at.validation_s or step_s * len(self.task.val) / self.settings.batch / 3
+            validation_s = self.at.validation_s or step_s * self._val_tiles / self.settings.batch / 3
             return self.at.elapsed_s / max(60 * self.settings.minutes - validation_s, 1e-9)
         return self.at.step / (self.batches.count * (self.settings.epochs or 1))
 
@@ -313,11 +319,11 @@ class Loop:
             raise KeyboardInterrupt
 
 
-def _sized(images: Tensor, labels: Tensor, size: int | None) -> tuple[Tensor, Tensor]:
+def _sized(images: Tensor, labels: Tensor, factor: float) -> tuple[Tensor, Tensor]:
     """A batch at the size the network trains at, filled up to its stride; labels keep their ids."""
-    height, width = fitted_shape(images.shape[-2], images.shape[-1], size)
+    height, width = fitted_shape(images.shape[-2], images.shape[-1], factor)
     if (height, width) != tuple(labels.shape[-2:]):
-        images = fit(images, size)
+        images = fit(images, factor)
         labels = F.interpolate(labels[:, None].float(), (height, width), mode="nearest-exact")[:, 0].to(torch.uint8)
     images = pad(images)
     return images, F.pad(labels, (0, images.shape[-1] - width, 0, images.shape[-2] - height), value=IGNORE_INDEX)

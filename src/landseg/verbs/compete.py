@@ -16,7 +16,6 @@ from landseg.core.errors import LandsegError
 from landseg.core.files import refuse_existing, write_json
 from landseg.data.dataset import FILE, open_dataset
 from landseg.inference.folder import FINISHED
-from landseg.splitting.assignment import split_names
 from landseg.verbs.evaluate import evaluate
 from landseg.verbs.predict import predict
 from landseg.verbs.prepare import prepare
@@ -27,6 +26,11 @@ from landseg.verbs.train import train
 log = logging.getLogger("landseg")
 
 STATE = "compete.json"
+VAL, FEW, VAL_OF_FEW = 0.1, 500, 0.2
+"""Share of the tiles that validate; of few tiles more, so that the score rests on several scenes and has an interval."""
+
+SPLIT = "compete"
+"""Name of the journey's split; file lists may have brought others."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ def compete(
     settings: Sequence[str] = (),
     overwrite: bool = False,
 ) -> Competed:
-    """Prepare, split, train, evaluate, predict and submit; finished steps are skipped.
+    """Prepare, split by scene, train, evaluate, predict and submit; finished steps are skipped.
 
     Args:
         train_source: Zip or folder of labelled tiles.
@@ -89,16 +93,16 @@ def compete(
         from landseg.training.state import has_state
 
         is_begun = has_state(run / "state")
-        train(data, run, recipe=resolved, resume=is_begun, overwrite=not is_begun, go_on="the same command again")
+        train(data, run, split=SPLIT, recipe=resolved, resume=is_begun, overwrite=not is_begun, go_on="the same command again")
 
     def score() -> None:
-        found = evaluate(run, data, recipe=resolved)
+        found = evaluate(run, data, split=SPLIT, recipe=resolved)
         journey.evaluation = {"scores": found.as_json(), "table": found.table(), "report": str(found.report)}
 
     journey.step("prepare", first, lambda: prepare([train_source], data, classes=classes, overwrite=(data / FILE).exists()))
     journey.step("prepare test", second, lambda: prepare([test_source], test, overwrite=(test / FILE).exists()))
     seed = resolved.train.seed
-    journey.step("split", first | {"seed": seed}, lambda: split(data, seed=seed, overwrite=bool(split_names(open_dataset(data)))))
+    journey.step("split", first | {"seed": seed}, lambda: split(data, val=_val(data), seed=seed, name=SPLIT, overwrite=True))
     journey.step("train", first | trained, train_on)
     journey.step("evaluate", first | trained, score)
     is_predicted = (predictions / FINISHED).exists()
@@ -157,13 +161,18 @@ class _Journey:
         write_json(self._path, {"done": self.done, "evaluation": self.evaluation})
 
 
+def _val(data: Path) -> float:
+    return VAL if len(open_dataset(data).tiles) >= FEW else VAL_OF_FEW
+
+
 def _try_network(recipe: Recipe, classes: int) -> None:
     """Build the network once before the first step: a misspelt encoder should cost seconds, not the unpacking of a competition."""
     from landseg.network.build import Normalisation, build
     from landseg.network.loss import make_loss
     from landseg.network.weights import load_initial
 
-    network = build(recipe.model.network, recipe.model.encoder, 3, classes, Normalisation((0.0,) * 3, (1.0,) * 3))
+    model = recipe.model
+    network = build(model.network, model.encoder, 3, classes, Normalisation((0.0,) * 3, (1.0,) * 3), model.decoder_channels)
     load_initial(network, recipe.model.encoder, recipe.model.weights)
     make_loss(recipe.loss, classes)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +15,9 @@ from landseg.core import runs
 from landseg.core.config import Recipe, load_recipe
 from landseg.core.errors import LandsegError
 from landseg.data.dataset import Dataset, open_dataset
+from landseg.data.overlay import rgb_picture
 from landseg.data.pack import TileStore, open_tiles
-from landseg.inference.overlay import rgb_picture
+from landseg.inference.pieces import class_ids, piece_edge
 from landseg.scoring.confusion import Scores, mean_iou, scores
 from landseg.scoring.evaluate import grouped, tile_matrices
 from landseg.scoring.intervals import Interval, intervals
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 
 EXAMPLES = 6
 """Best and worst tiles that the report shows, each."""
+
+SHOWN_EDGE = 1024
+"""Pixels a side that the report is handed of such a tile; of a larger one every second pixel, or every third and so on."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,8 @@ def evaluate(
     folders = [find_model(path) for path in paths]
     engine = load_engine(folders, predict.device)
     _require_fit(engine, dataset, store, paths[0])
-    matrices = tile_matrices(engine.preds, store, indices, len(dataset.class_names), predict.batch)
+    edge = piece_edge(engine.card.tile_size, engine.card.factor)
+    matrices = tile_matrices(engine.preds, store, indices, len(dataset.class_names), predict.batch, edge=edge)
     found = scores(matrices.sum(0), dataset.class_names)
     by_group = grouped(matrices, groups)
     spans = intervals(by_group, dataset.class_names)
@@ -172,7 +178,7 @@ def _facts(engine: Engine, dataset: Dataset, tiles: int) -> dict[str, str]:
         "weights": f"sha256 {card.weights_sha256[:12]}",
     }
     if card.size:
-        facts["works at"] = f"{card.size} pixels along the longer edge"
+        facts["works at"] = f"{card.size} pixels for {max(card.tile_size)} of the image's"
     return facts
 
 
@@ -194,15 +200,18 @@ def _examples(engine: Engine, store: TileStore, indices: Sequence[int], matrices
     # A tile that is nearly unlabelled is no example of anything.
     ranked = [place for place in ranked if labelled[place] * 10 >= labelled.max()][:EXAMPLES]
     examples = []
+    edge = piece_edge(engine.card.tile_size, engine.card.factor)
     for place in ranked:
         i = indices[int(place)]
-        image = store.image(i)
+        image, label = store.image(i), store.label(i)
+        step = math.ceil(max(label.shape) / SHOWN_EDGE)
+        every = slice(None, None, step)
         examples.append(
             TileExample(
                 store.entries[i].name,
-                rgb_picture(np.asarray(image), engine.card.bands),
-                store.label(i),
-                engine.preds(np.array(image)[None])[0],
+                rgb_picture(image[every, every], engine.card.bands, engine.card.scaling),
+                np.ascontiguousarray(label[every, every]),
+                np.ascontiguousarray(class_ids(engine.preds, image, edge)[every, every]),
                 float(mious[place]),
             )
         )

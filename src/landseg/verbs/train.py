@@ -8,18 +8,22 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from landseg import __version__
 from landseg.core import runs
 from landseg.core.config import Recipe, load_recipe, to_yaml
 from landseg.core.errors import LandsegError
 from landseg.core.files import refuse_existing
-from landseg.data.dataset import Dataset, open_dataset
+from landseg.data.dataset import FILE, Dataset, open_dataset
 from landseg.data.pack import TileStore, content_fingerprint, open_tiles
 from landseg.data.statistics import band_statistics
-from landseg.data.tiles import MAX_SIDE
 from landseg.splitting.assignment import Split, read_split, tile_numbers
+
+if TYPE_CHECKING:
+    from landseg.training.loop import Loop
 
 log = logging.getLogger("landseg")
 
@@ -95,11 +99,11 @@ def train(
         refuse_existing(folder, overwrite=overwrite)
     dataset = open_dataset(Path(data))
     dataset.require_labels("training")
+    _check_scaling(dataset)
     chosen = read_split(dataset, split)
     store = open_tiles(dataset, use_pack=resolved.data.pack, workers=resolved.data.workers)
     parts = {part: tile_numbers(store, chosen, part) for part in ("train", "val")}
-    _require_tiles(store, [*parts["train"], *parts["val"]])
-    fingerprint = _fingerprint(store, chosen)
+    fingerprint = _fingerprint(store, chosen, dataset)
     if resume:
         _refuse_other(folder, resolved, fingerprint)
     hint = go_on or shlex.join(["landseg", "train", str(data), "--out", str(folder), *(["--split", split] if split else []), "--resume"])
@@ -125,24 +129,29 @@ def _train(
     from landseg.training import loop
     from landseg.training.state import has_state
 
-    settings = recipe.model
-    is_photo = store.bands == 3 and store.dtype == "uint8"
+    settings, scaling = recipe.model, dataset.info.scaling
+    is_photo = store.bands == 3 and store.dtype == "uint8" and scaling is None
     if settings.weights != "none" and is_photo:
         normalisation = encoder_normalisation(settings.encoder)
     else:
-        normalisation = Normalisation(*band_statistics(store, parts["train"]))
+        # Of scaled colours too: how bright a sensor's percentiles are is no photograph's brightness, and what ImageNet's weights expect
+        # of a band is mean 0 and deviation 1.
+        normalisation = Normalisation(*band_statistics(store, parts["train"], scaling), scaling)
     torch.manual_seed(recipe.train.seed)
-    network = build(settings.network, settings.encoder, store.bands, len(dataset.info.classes), normalisation)
+    classes = dataset.info.classes
+    network = build(settings.network, settings.encoder, store.bands, len(classes), normalisation, settings.decoder_channels)
     loaded = None if resume else load_initial(network, settings.encoder, settings.weights)
     card = ModelCard(
         landseg_version=__version__,
         network=settings.network,
         encoder=settings.encoder,
+        decoder_channels=settings.decoder_channels,
         bands=dataset.info.bands,
         dtype=store.dtype,
         mean=normalisation.mean,
         std=normalisation.std,
-        classes=dataset.info.classes,
+        scaling=normalisation.scaling,
+        classes=classes,
         resolution_m=dataset.info.resolution_m,
         tile_size=(store.entries[parts["train"][0]].height, store.entries[parts["train"][0]].width),
         size=recipe.train.size,
@@ -163,7 +172,9 @@ def _train(
                 sum(p.numel() for p in network.parameters()) / 1e6,
             )
             log.info("%s", loaded.as_text())
-            log.info("tiles: %s train, %s val", f"{len(parts['train']):,}", f"{len(parts['val']):,}")
+            log.info(
+                "tiles: %s train, %s val%s", f"{len(parts['train']):,}", f"{len(parts['val']):,}", _crops(session, store, parts["train"])
+            )
         done = session.run(run, resume=resume)
     except KeyboardInterrupt:
         log.info("interrupted; to go on: %s", go_on if has_state(folder / "state") else "the same command again, nothing was saved yet")
@@ -173,21 +184,36 @@ def _train(
     return Trained(folder, done.best_miou, done.best_epoch + 1, done.epoch, done.step, done.elapsed_s)
 
 
-def _require_tiles(store: TileStore, indices: Sequence[int]) -> None:
-    """Refuse scenes: what cannot be predicted in one piece should not be trained on."""
-    large = [entry for entry in (store.entries[i] for i in indices) if max(entry.height, entry.width) > MAX_SIDE]
-    if large:
-        raise LandsegError(
-            large[0].name,
-            f"{large[0].height} × {large[0].width} pixels" + (f" (and {len(large) - 1} more such)" if len(large) > 1 else ""),
-            f"tiles of at most {MAX_SIDE} pixels a side",
-            "cut the scenes and their labels into tiles first",
-        )
+def _crops(session: Loop, store: TileStore, train: Sequence[int]) -> str:
+    """What is trained on where that is not simply the tiles."""
+    height, width = shape = session.batches.shape
+    if all((store.entries[i].height, store.entries[i].width) == shape for i in train):
+        return ""
+    return f"; {session.batches.images:,} crops of {height} × {width} pixels an epoch, smaller tiles filled up"
 
 
-def _fingerprint(store: TileStore, split: Split) -> str:
+def _fingerprint(store: TileStore, split: Split, dataset: Dataset) -> str:
+    """Of what the network sees: pixels, labels, parts, and the scaling where there is one."""
     rows = "\n".join(f"{tile.tile} {tile.part}" for tile in split.tiles)
-    return hashlib.sha256(f"{content_fingerprint(store)}\n{rows}".encode()).hexdigest()[:32]
+    scaling = "" if dataset.info.scaling is None else f"\n{dataset.info.scaling}"
+    return hashlib.sha256(f"{content_fingerprint(store)}\n{rows}{scaling}".encode()).hexdigest()[:32]
+
+
+def _check_scaling(dataset: Dataset) -> None:
+    """Refuse a scaling, which people may write by hand, that the network could not divide by."""
+    ranges, bands = dataset.info.scaling, dataset.info.bands
+    if ranges is None:
+        return
+    is_good = len(ranges) == len(bands) and all(
+        np.isfinite((low, high)).all() and np.float32(low) < np.float32(high) for low, high in ranges
+    )
+    if not is_good:
+        raise LandsegError(
+            f"{dataset.folder / FILE}: scaling",
+            f"{[list(pair) for pair in ranges]}",
+            f"a finite [low, high] with low < high for each of {len(bands)} bands ({', '.join(bands)}), or null",
+            "mend the line, or prepare the data set again",
+        )
 
 
 def _refuse_other(folder: Path, recipe: Recipe, fingerprint: str) -> None:
