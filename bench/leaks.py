@@ -4,6 +4,7 @@
     python bench/leaks.py neighbours --scenes 60            the same for tiles that touch: scenes cut without overlap, parts drawn by lot
     python bench/leaks.py clean --scenes 60                 tiles of scenes that have nothing in common: everything found is false
     python bench/leaks.py sizes 1000 2000 4000 8000         a process each; tiles of one scene lie in one part
+    python bench/leaks.py world WORLD --each 200            overlaps planted in a large world that `bench/recovery.py write` made
     python bench/leaks.py real img_train.zip                overlaps found in real tiles, to be looked at
 
 One of each planted pair is in train, the other in val. Truth is where the tiles were cut: a pair found without common ground or border is a
@@ -214,6 +215,55 @@ def size(count: int, seed: int) -> None:
     print(f"{count} tiles: {'; '.join(results)}; {peak:.0f} MB more than the tiles themselves", flush=True)
 
 
+def world(path: Path, each: int, seed: int) -> None:
+    index = np.load(path.with_suffix(".npy"))
+    stored = np.memmap(path.with_suffix(".bin"), np.uint8, "r")
+    number = {tuple(row[:3]): i for i, row in enumerate(index.tolist())}
+    beside = [(i, number[scene, row, col + 1]) for (scene, row, col), i in number.items() if (scene, row, col + 1) in number]
+
+    def original(i: int) -> np.ndarray:
+        return decode_image(stored[index[i, 3] : index[i, 3] + index[i, 4]].tobytes())
+
+    rng = np.random.default_rng(seed)
+    made: list[np.ndarray] = []
+    true: dict[tuple[int, int], str] = {}
+    for name, shares, quality in (
+        ("a fifth in common, JPEG 75", (0.8, 0.2), 75),
+        ("a fifth in common, JPEG 50", (0.8, 0.2), 50),
+        ("half in common, turned, darker, JPEG 75", (0.5, 0.5), 75),
+        ("zoom 2, JPEG 75", (1.0,), 75),
+    ):
+        for pick in rng.permutation(len(beside))[:each]:
+            left, right = beside[pick]
+            strip = np.concatenate([original(left), original(right)], 1)
+            at = round(256 * (1 - shares[0]))
+            tile = strip[:, at : at + 256]
+            if name.startswith("zoom"):
+                tile = cv2.resize(strip[50:178, 70:198], (256, 256), interpolation=cv2.INTER_CUBIC)
+            if name.startswith("half"):
+                tile = turned(np.clip(tile * 0.7 + 13, 0, 255).astype(np.uint8), str(rng.choice(TURNS[1:])))
+            for other, share in zip((left, right), shares, strict=False):
+                true[other, len(index) + len(made)] = name.replace("a fifth", f"{share:.0%}")
+            made.append(encoded(tile, quality))
+
+    def read(i: int) -> np.ndarray:
+        return original(i) if i < len(index) else made[i - len(index)]
+
+    start, clock = time.process_time(), time.perf_counter()
+    found = {(overlap.a, overlap.b) for overlap in find_overlaps(read, len(index) + len(made))}
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    print(
+        f"{len(index) + len(made):,} tiles, all pairs: {time.process_time() - start:.0f} s of processor, "
+        f"{time.perf_counter() - clock:.0f} s on the clock, {memory:.2f} GB at most"
+    )
+    for name in sorted(set(true.values())):
+        pairs = [pair for pair, other in true.items() if other == name]
+        print(f"{name}: {sum(pair in found for pair in pairs)} of {len(pairs)}")
+    # Two made of one pair of tiles may overlap each other: no false alarm.
+    wrong = {pair for pair in found - true.keys() if pair[0] < len(index)}
+    print(f"false: {len(wrong)} pairs {sorted(wrong)[:10]}", flush=True)
+
+
 def real(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         names = sorted(name for name in archive.namelist() if name.lower().endswith((".jpg", ".png")) and "lab" not in name)
@@ -228,8 +278,8 @@ def real(path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["planted", "neighbours", "clean", "sizes", "size", "real"])
-    parser.add_argument("values", nargs="*", help="numbers of tiles, or the zip")
+    parser.add_argument("what", choices=["planted", "neighbours", "clean", "sizes", "size", "world", "real"])
+    parser.add_argument("values", nargs="*", help="numbers of tiles, the world, or the zip")
     parser.add_argument("--each", type=int, default=60)
     parser.add_argument("--scenes", type=int, default=60)
     parser.add_argument("--tile", type=int, default=256)
@@ -242,6 +292,7 @@ def main() -> None:
         "clean": lambda: clean(options.scenes, options.tile, options.seed),
         "size": lambda: size(int(options.values[0]), options.seed),
         "sizes": lambda: [subprocess.run([sys.executable, __file__, "size", value], check=True) for value in options.values],
+        "world": lambda: world(Path(options.values[0]), options.each, options.seed),
         "real": lambda: real(Path(options.values[0])),
     }
     actions[options.what]()
