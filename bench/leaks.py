@@ -5,6 +5,9 @@
     python bench/leaks.py clean --scenes 60                 tiles of scenes that have nothing in common: everything found is false
     python bench/leaks.py sizes 1000 2000 4000 8000         a process each; tiles of one scene lie in one part
     python bench/leaks.py world WORLD --each 200            overlaps planted in a large world that `bench/recovery.py write` made
+    python bench/leaks.py write WORLD DATA                  that world as a data set with labels
+    python bench/leaks.py split WORLD DATA                  seconds and memory of `landseg split DATA --by scene`, and what it found
+    python bench/leaks.py judge WORLD DATA                  what it found, once more
     python bench/leaks.py real img_train.zip                overlaps found in real tiles, to be looked at
 
 One of each planted pair is in train, the other in val. Truth is where the tiles were cut: a pair found without common ground or border is a
@@ -14,9 +17,11 @@ false alarm, whether planted or not.
 from __future__ import annotations
 
 import argparse
+import csv
 import resource
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from collections import defaultdict
@@ -28,12 +33,14 @@ import cv2
 import numpy as np
 
 from landseg.data.copies import TURNS, turned
+from landseg.data.dataset import DatasetInfo, write_info
 from landseg.data.tiles import decode_image
-from landseg.data.world import make_scene
+from landseg.data.world import CLASSES, make_scene
 from landseg.splitting.leaks import Ground, find_leaks
 from landseg.splitting.neighbours import find_neighbours
 from landseg.splitting.overlaps import find_overlaps
 from landseg.splitting.scenes import assemble
+from landseg.verbs.split import split as split_verb
 
 COPIES = ("exact copy", "flipped or turned", "re-encoded")
 
@@ -264,6 +271,84 @@ def world(path: Path, each: int, seed: int) -> None:
     print(f"false: {len(wrong)} pairs {sorted(wrong)[:10]}", flush=True)
 
 
+def write(path: Path, folder: Path) -> None:
+    """The world's tiles as files, and labels after their brightness, so that a split has shares to keep."""
+    index = np.load(path.with_suffix(".npy"))
+    stored = np.memmap(path.with_suffix(".bin"), np.uint8, "r")
+    for name in ("images", "labels"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for i, (at, length) in enumerate(index[:, 3:].tolist()):
+        data = stored[at : at + length].tobytes()
+        (folder / "images" / f"T{i:06d}.jpg").write_bytes(data)
+        grey = cv2.GaussianBlur(cv2.resize(decode_image(data).mean(2), (32, 32), interpolation=cv2.INTER_AREA), (3, 3), 0)
+        label = np.digitize(cv2.resize(grey, (256, 256)), (70, 110, 150)).astype(np.uint8)
+        cv2.imwrite(str(folder / "labels" / f"T{i:06d}.png"), label)
+    write_info(folder, DatasetInfo(name="world", classes=CLASSES))
+
+
+def split(path: Path, folder: Path) -> None:
+    """Memory is told apart: what the process owns, and pages of the pack that it has mapped and the system may take back at any time."""
+    most = {"RssAnon": 0, "RssFile": 0}
+    is_done = threading.Event()
+
+    def watch() -> None:
+        while not is_done.wait(1):
+            for line in Path("/proc/self/status").read_text().splitlines():
+                name, _, value = line.partition(":")
+                if name in most:
+                    most[name] = max(most[name], int(value.split()[0]))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    start, clock = time.process_time(), time.perf_counter()
+    try:
+        print(split_verb(folder, by="scene", overwrite=True).as_text())
+    finally:
+        is_done.set()
+        watcher.join()
+    print(
+        f"{time.process_time() - start:.0f} s of processor, {time.perf_counter() - clock:.0f} s on the clock, "
+        f"{most['RssAnon'] / 1e6:.2f} GB of its own and {most['RssFile'] / 1e6:.2f} GB mapped at most"
+    )
+    judge(path, folder)
+
+
+def judge(path: Path, folder: Path) -> None:
+    """Edges and scenes of the split against the truth. A tile of one colour along a side (nodata) cannot be seen to continue."""
+    index = np.load(path.with_suffix(".npy"))
+    stored = np.memmap(path.with_suffix(".bin"), np.uint8, "r")
+    place = {tuple(row[:3]): i for i, row in enumerate(index.tolist())}
+    true = {(i, place[other], side) for (scene, row, col), i in place.items()
+            for other, side in (((scene, row, col + 1), "right"), ((scene, row + 1, col), "below")) if other in place}  # fmt: skip
+    is_seen = np.ones(len(index), bool)
+    for i, (at, length) in enumerate(index[:, 3:].tolist()):
+        image = decode_image(stored[at : at + length].tobytes())
+        is_seen[i] = min(side.std(axis=0).max() for side in (image[0], image[-1], image[:, 0], image[:, -1])) >= 1.5
+    seen = {edge for edge in true if is_seen[edge[0]] and is_seen[edge[1]]}
+    with (folder / "splits" / "scene.edges.csv").open(encoding="utf-8", newline="") as stream:
+        edges = [(int(a[1:]), int(b[1:]), side) for a, b, side, _ in list(csv.reader(stream))[1:]]
+    with (folder / "splits" / "scene.csv").open(encoding="utf-8", newline="") as stream:
+        rows = {int(row["tile"][1:]): row for row in csv.DictReader(stream)}
+    kept = {edge for edge in edges if edge[2] != "same"}
+    print(f"edges: recall {len(kept & true) / len(true):.4f} ({len(kept & seen) / len(seen):.4f} of {len(seen):,} seen), "
+          f"precision {len(kept & true) / max(len(kept), 1):.5f} of {len(kept):,}")  # fmt: skip
+    same = [edge for edge in edges if edge[2] == "same"]
+    print(f"overlaps and copies, of which the world has none: {len(same)}, in {len({i for a, b, _ in same for i in (a, b)})} tiles")
+    names: defaultdict[int, set[str]] = defaultdict(set)
+    truths: defaultdict[str, set[int]] = defaultdict(set)
+    for i, row in rows.items():
+        if is_seen[i]:
+            names[int(index[i, 0])].add(row["scene"] or row["tile"])
+        if row["scene"]:
+            truths[row["scene"]].add(int(index[i, 0]))
+    whole, mixed = sum(len(found) == 1 for found in names.values()), sum(len(found) > 1 for found in truths.values())
+    parts: defaultdict[int, set[str]] = defaultdict(set)
+    for i, row in rows.items():
+        parts[int(index[i, 0])].add(row["part"])
+    torn = sum(len(found) > 1 for found in parts.values())
+    print(f"scenes: {whole:,} of {len(names):,} whole, {mixed} of {len(truths):,} recovered ones mix strangers; {torn} lie in two parts")
+
+
 def real(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         names = sorted(name for name in archive.namelist() if name.lower().endswith((".jpg", ".png")) and "lab" not in name)
@@ -278,8 +363,8 @@ def real(path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["planted", "neighbours", "clean", "sizes", "size", "world", "real"])
-    parser.add_argument("values", nargs="*", help="numbers of tiles, the world, or the zip")
+    parser.add_argument("what", choices=["planted", "neighbours", "clean", "sizes", "size", "world", "write", "split", "judge", "real"])
+    parser.add_argument("values", nargs="*", help="numbers of tiles, the world and the data set, or the zip")
     parser.add_argument("--each", type=int, default=60)
     parser.add_argument("--scenes", type=int, default=60)
     parser.add_argument("--tile", type=int, default=256)
@@ -293,6 +378,9 @@ def main() -> None:
         "size": lambda: size(int(options.values[0]), options.seed),
         "sizes": lambda: [subprocess.run([sys.executable, __file__, "size", value], check=True) for value in options.values],
         "world": lambda: world(Path(options.values[0]), options.each, options.seed),
+        "write": lambda: write(*map(Path, options.values)),
+        "split": lambda: split(*map(Path, options.values)),
+        "judge": lambda: judge(*map(Path, options.values)),
         "real": lambda: real(Path(options.values[0])),
     }
     actions[options.what]()

@@ -10,7 +10,7 @@ import pytest
 
 from landseg.data.copies import TURNS, turned
 from landseg.data.world import make_scene
-from landseg.splitting import landmarks
+from landseg.splitting import landmarks, likeness
 from landseg.splitting.likeness import common_area
 from landseg.splitting.overlaps import Overlap, find_overlaps
 
@@ -215,6 +215,58 @@ def test_the_code_of_a_mirror_image_is_known_without_looking() -> None:
     nearest = [distances[i][gap[i] < 0.3].min() for i in np.unique(pairs[:, 0])]
     assert np.median(nearest) < 5**2
     assert np.median(landmarks.squared_distances(marks.code[straight], marks.code[mirrored])[pairs[:, 0], pairs[:, 1]]) > 40**2
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (17, 900), (64, 64), (191, 40), (700, 260)])
+def test_landmarks_of_any_size_of_tile_lie_on_it(shape: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3)).astype(np.uint8)
+    image = np.asarray(cv2.GaussianBlur(image, (0, 0), 1.5))
+    marks = landmarks.find_landmarks([image].__getitem__, [0])
+    assert ((marks.place.real > -0.5) & (marks.place.real < shape[1]) & (marks.place.imag > -0.5) & (marks.place.imag < shape[0])).all()
+    assert len(marks.code) == len(marks.place) == marks.start[-1]
+    assert len(marks.code) > 10 or min(shape) < 20
+
+
+def test_landmarks_are_the_strongest_of_each_cell_and_stand_on_the_ground() -> None:
+    rng = np.random.default_rng(1)
+    ground = np.ones((128, 100), bool)
+    ground[40:80, 20:50] = False
+    points = [
+        cv2.KeyPoint(float(x), float(y), 3.0, float(angle), float(strength))
+        for x, y, angle, strength in rng.uniform((0, 0, 0, 0), (100, 128, 360, 1), (400, 4)).astype(np.float32)
+    ]
+    cells: dict[tuple[int, int], list[cv2.KeyPoint]] = {}
+    for point in sorted(points, key=lambda point: -point.response):
+        if ground[int(point.pt[1]), int(point.pt[0])]:
+            cells.setdefault((int(point.pt[0]) // 32, int(point.pt[1]) // 32), []).append(point)
+    for most in (0, 1, 16, 50, 1000):
+        kept = landmarks._spread(points, ground, most)
+        assert len(kept) == min(most, sum(map(len, cells.values())))
+        for members in cells.values():
+            chosen = [point for point in kept if point in members]
+            assert chosen == members[: len(chosen)]
+        counts = [sum(point in members for point in kept) for members in cells.values()]
+        # Cells take turns: none has two more than another that has one left to give.
+        assert all(max(counts) - count <= 1 or count == len(members) for count, members in zip(counts, cells.values(), strict=True))
+    assert landmarks._spread([], ground, 9) == []
+
+
+def test_distances_of_codes_are_exact() -> None:
+    codes = np.random.default_rng(2).integers(-127, 128, (300, landmarks.CODE)).astype(np.int8)
+    codes[0], codes[1] = 127, -127
+    whole = codes.astype(np.int64)
+    expected = ((whole[:200, None] - whole[None, 100:]) ** 2).sum(2)
+    assert (landmarks.squared_distances(codes[:200], codes[100:]) == expected).all()
+    assert landmarks.squared_distances(codes[:1], codes[1:2]) == landmarks.CODE * 254**2
+
+
+def test_gradients_are_those_of_the_structure_tensor() -> None:
+    picture = (make_scene(67, 130, 150).image.mean(2) + np.random.default_rng(0).normal(0, 4, (130, 150))).astype(np.float32)
+    values = np.sqrt(np.maximum(cv2.cornerEigenValsAndVecs(picture, likeness._WINDOW, 3)[:, :, :2], 0)) / 2
+    weaker, stronger = likeness._gradients(picture)
+    assert np.allclose(weaker, values.min(2), atol=1e-3) and np.allclose(stronger, values.max(2), atol=1e-3)
+    flat = likeness._gradients(np.full((40, 40), 77, np.float32))
+    assert not np.any(flat)
 
 
 def test_the_common_area_is_the_same_ground_in_both() -> None:

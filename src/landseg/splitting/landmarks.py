@@ -195,8 +195,12 @@ def find_alike(marks: Landmarks, sides: np.ndarray, *, workers: int | None = Non
 
 def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Of codes (n, `CODE`) and (m, `CODE`) int8: (n, m) float32, exact."""
-    a, b = a.astype(np.float32), b.astype(np.float32)
-    return np.asarray((a * a).sum(1)[:, None] - 2 * (a @ b.T) + (b * b).sum(1)[None])
+    # One product, with the squares as two more columns: no sum on the way is beyond float32's whole numbers.
+    left, right = np.ones((len(a), CODE + 2), np.float32), np.ones((len(b), CODE + 2), np.float32)
+    left[:, :CODE], right[:, :CODE] = a, b
+    left[:, CODE], right[:, CODE + 1] = np.square(left[:, :CODE]).sum(1), np.square(right[:, :CODE]).sum(1)
+    right[:, :CODE] *= -2
+    return np.asarray(left @ right.T)
 
 
 def _ground(empty: np.ndarray) -> np.ndarray:
@@ -217,8 +221,7 @@ def _describe(image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return nothing
     # A detector of its own a call: OpenCV does not say that one may serve several threads.
     sift = cv2.SIFT.create(nfeatures=0, contrastThreshold=_FAINT, enable_precise_upscale=True)
-    points = [point for point in sift.detect(grey, None) if ground[int(point.pt[1]), int(point.pt[0])]]
-    points = _spread(points, max(_PER_AREA, _PER_AREA * image.shape[0] * image.shape[1] // _AREA))
+    points = _spread(sift.detect(grey, None), ground, max(_PER_AREA, _PER_AREA * image.shape[0] * image.shape[1] // _AREA))
     if not points:
         return nothing
     kept, described = sift.compute(grey, points)
@@ -229,15 +232,21 @@ def _describe(image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return (place[:, 0] + 1j * place[:, 1]).astype(np.complex64), turn.astype(np.complex64), np.asarray(described)
 
 
-def _spread(points: Sequence[cv2.KeyPoint], most: int) -> list[cv2.KeyPoint]:
-    """The strongest of each cell, then the second of each, and so on."""
-    ranked: list[tuple[int, int, cv2.KeyPoint]] = []
-    seen: dict[tuple[int, int], int] = {}
-    for point in sorted(points, key=lambda point: (-point.response, point.pt, point.angle)):
-        cell = int(point.pt[0]) // _CELL, int(point.pt[1]) // _CELL
-        seen[cell] = seen.get(cell, 0) + 1
-        ranked.append((seen[cell], len(ranked), point))
-    return [point for _, _, point in sorted(ranked, key=lambda item: item[:2])[:most]]
+def _spread(points: Sequence[cv2.KeyPoint], ground: np.ndarray, most: int) -> list[cv2.KeyPoint]:
+    """Those on the ground: the strongest of each cell, then the second of each, and so on."""
+    if not points:
+        return []
+    # One call a column: a point's numbers are slow to ask for.
+    x, y, strength, angle = np.asarray([(*point.pt, point.response, point.angle) for point in points], np.float32).T
+    column, row = x.astype(np.int64), y.astype(np.int64)
+    order = np.lexsort((angle, y, x, -strength))
+    order = order[ground[row[order], column[order]]]
+    cell = (column // _CELL * (1 + ground.shape[0] // _CELL) + row // _CELL)[order]
+    by_cell = np.argsort(cell, kind="stable")
+    first = np.searchsorted(cell[by_cell], cell[by_cell])
+    place = np.empty(len(order), np.int64)
+    place[by_cell] = np.arange(len(order)) - first
+    return [points[k] for k in order[np.argsort(place, kind="stable")[:most]].tolist()]
 
 
 def _roots(described: np.ndarray) -> np.ndarray:
@@ -320,7 +329,8 @@ def _compare(
         for at in range(visit_begins[cell], visit_begins[cell + 1], rows_at_once):
             who = visitor[at : min(at + rows_at_once, visit_begins[cell + 1])]
             distances = squared_distances(asked[who], codes[here])
-            rows, columns = np.nonzero(distances <= reach * reach)
+            near = np.flatnonzero(distances <= reach * reach)  # in a ninth of the time of `nonzero` in two dimensions
+            rows, columns = np.divmod(near, max(1, len(here)))
             differs = side[asks[who[rows]]] != side[known[here[columns]]]
             rows, columns = rows[differs], columns[differs]
             parts.append((who[rows], known[here[columns]], distances[rows, columns]))
