@@ -2,13 +2,18 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test docs clean
+.PHONY: demo test slow docs clean
 
 demo: .venv/installed
 	$(BIN)/landseg demo --out demo
 
+# Two processes of one thread each: within one, torch and OpenCV leave the second core idle for most of the time.
 test: .venv/installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+# What takes minutes and changes seldom: every network with ten encoders.
+slow: .venv/installed
+	$(BIN)/python -m pytest -m slow
 
 docs: .venv/installed
 	$(BIN)/python docs/generate.py

@@ -1,7 +1,7 @@
 """Write the generated pages: reference/commands.md from the command line's help, reference/recipe.md from the settings' schema.
 
 Run it as ``python docs/generate.py`` (or ``make docs``); tests/repo/test_docs.py fails while the pages are out of date. It writes nothing
-by hand: a wrong word here is mended in `landseg.cli` or `landseg.core.config`.
+by hand: a wrong word here is mended in `landseg.cli` or `landseg.core.settings`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from pathlib import Path
 import click
 
 from landseg.cli import main
-from landseg.core.config import Recipe, fields, recipe_names, recipe_text
+from landseg.core.config import fields, recipe_names, recipe_text
 from landseg.core.files import write_text
+from landseg.core.settings import Recipe
 
 FOLDER = Path(__file__).parent / "reference"
 _NOTE = "<!-- Written by docs/generate.py; change {where} instead. -->"
@@ -63,7 +64,7 @@ def recipe_page() -> str:
     lines = [
         "# Recipe: every setting",
         "",
-        _NOTE.format(where="src/landseg/core/config.py or src/landseg/recipes/"),
+        _NOTE.format(where="src/landseg/core/settings.py or src/landseg/recipes/"),
         "",
         "A recipe is one YAML file of sections and keys; every key is optional. The order is: defaults, then the recipe of `-c` (`default`",
         "when none is named), then `--set section.key=value`, the value in YAML: `--set train.lr=1e-3`, `--set predict.bands=[1,2,3]`.",

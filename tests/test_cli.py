@@ -13,7 +13,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from landseg import cli
 from landseg.data import world
 
 CLASSES = ",".join(item.name for item in world.CLASSES)
@@ -79,6 +81,19 @@ def test_json_documents_have_the_keys_of_the_contract(journey: Path) -> None:
         assert path.read_bytes() == (journey / "predictions" / path.name).read_bytes(), "a model with itself is the model"
 
 
+def test_augmentation_is_compared_and_an_option_is_its_setting(journey: Path) -> None:
+    plain = json.loads(landseg("evaluate", "run", "data", "--json", cwd=journey).stdout)
+    asked = json.loads(landseg("evaluate", "run", "data", "--tta", "d4", "--json", cwd=journey).stdout)
+    assert "comparison" not in plain
+    assert [item["name"] for item in asked["comparison"]] == ["plain", "d4"]
+    assert [item["miou"] for item in asked["comparison"]] == [plain["miou"], asked["miou"]]
+    for out, words in {"option": ["--tta", "d4"], "setting": ["--set", "predict.tta=d4"]}.items():
+        assert landseg("predict", "run", "test", "--out", out, *words, cwd=journey).returncode == 0
+    assert json.loads((journey / "option" / "predictions.json").read_text())["tta"] == "d4"
+    for path in (journey / "option").iterdir():
+        assert path.read_bytes() == (journey / "setting" / path.name).read_bytes()
+
+
 def test_a_gate_that_fails_still_shows_what_was_found(journey: Path) -> None:
     done = landseg("evaluate", "run", "data", "--require", "miou=0.999", "--json", cwd=journey)
     assert "miou on val" in line(done, 3)
@@ -101,6 +116,7 @@ def test_a_gate_that_fails_still_shows_what_was_found(journey: Path) -> None:
         (["train", "data", "--out", "run", "--resume", "--set", "train.lr=0.5"], "train.lr 0.003 → 0.5"),
         (["evaluate", "nowhere", "data"], "nowhere: no such folder"),
         (["evaluate", "run", "data", "--part", "test"], "no tiles in part 'test'"),
+        (["evaluate", "run", "data", "--set", "predict.tta=d8"], "predict.tta"),
         (["predict", "run", "--out", "new"], "nothing to predict is named"),
         (["predict", "run", "test", "--out", "predictions"], "predictions: it exists already"),
         (["split", "data", "--val", "1.5", "--name", "x"], "val 1.5"),
@@ -116,7 +132,14 @@ def test_a_mistake_is_one_line_and_exit_2(journey: Path, words: list[str], says:
 
 
 def test_wrong_usage_is_one_line_too(journey: Path) -> None:
-    for words in (["train", "data"], ["predcit"], ["split", "data", "--by", "place"], ["evaluate", "run", "data", "--gate"]):
+    predicted = ["predict", "run", "test", "--out", "new"]
+    for words in (
+        ["train", "data"],
+        ["predcit"],
+        ["split", "data", "--by", "place"],
+        ["evaluate", "run", "data", "--gate"],
+        [*predicted, "--tta", "d8"],
+    ):
         assert "--help` shows what there is" in line(landseg(*words, cwd=journey), 2)
 
 
@@ -202,3 +225,12 @@ def test_compete_goes_on_and_says_what_it_was_begun_with(journey: Path) -> None:
     typo = landseg(*words[:-6], *TINY, "--set", "model.encoder=resnet5", "--out", "typo", cwd=journey)
     assert "did you mean resnet50" in line(typo, 2)
     assert not (journey / "typo").exists(), "a typo costs nothing"
+
+
+def test_the_commands_that_run_a_model_keep_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[bool] = []
+    monkeypatch.setattr("landseg.core.allocation.keep_memory", lambda: calls.append(True))
+    monkeypatch.setattr(cli, "_log_to_stderr", lambda _verbose: None)  # the log is this process's
+    for words in (["predict", "gone", "gone", "--out", "out"], ["evaluate", "gone", "gone"]):
+        assert CliRunner().invoke(cli.main, words).exit_code == 2
+    assert calls == [True, True]

@@ -27,11 +27,12 @@ if TYPE_CHECKING:
     from landseg.verbs.evaluate import evaluate as evaluate
     from landseg.verbs.predict import predict as predict
     from landseg.verbs.prepare import prepare as prepare
+    from landseg.verbs.preview import preview as preview
     from landseg.verbs.split import split as split
     from landseg.verbs.submit import submit as submit
     from landseg.verbs.train import train as train
 
-_VERBS = ("compete", "demo", "evaluate", "predict", "prepare", "split", "submit", "train")
+_VERBS = ("compete", "demo", "evaluate", "predict", "prepare", "preview", "split", "submit", "train")
 _HOMES = {
     **{verb: f"landseg.verbs.{verb}" for verb in _VERBS},
     "load_model": "landseg.model",

@@ -43,6 +43,20 @@ def main() -> None:
     """
 
 
+def runs_model(command: F) -> F:
+    """What the two verbs that run a model share: an option, and that their process, which is ours, keeps its memory."""
+
+    @wraps(command)
+    def wrapped(**arguments: Any) -> Any:
+        from landseg.core.allocation import keep_memory
+
+        keep_memory()
+        return command(**arguments)
+
+    words = "Test-time augmentation: mean over eight flips and turns, or three scales. [default: predict.tta]"
+    return click.option("--tta", type=click.Choice(["none", "d4", "scales"]), help=words)(wrapped)  # type: ignore[return-value]
+
+
 def common(*, settings: bool = True, overwrite: bool = True) -> Callable[[F], F]:
     """The options that every verb takes, and the one place where results are printed and errors become exit codes."""
 
@@ -99,7 +113,8 @@ def demo(**arguments: Any) -> Result:
 def compete(**arguments: Any) -> Result:
     """Zips in, result.zip out: prepare, split, train, evaluate, predict, submit.
 
-    The result is DIR/result.zip, linted, and DIR/run with the model and its report. Run it again to go on where it stopped.
+    The result is DIR/result.zip, linted, and DIR/run with the model and its report. Run it again to go on where it stopped. Without -c the
+    test tiles are predicted with test-time augmentation (--set predict.tta=none for less time).
     """
     from landseg.verbs.compete import compete as verb
 
@@ -171,12 +186,18 @@ def split(**arguments: Any) -> Result:
 @click.option("--out", required=True, metavar="RUN", help="The run folder to write.")
 @click.option("--split", metavar="NAME", help="Which split. [default: the only one]")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
+@click.option("--preview", "is_preview", is_flag=True, help="Only RUN/preview.html: tiles as the network would see them; train nothing.")
 @common()
-def train(**arguments: Any) -> Result:
+def train(is_preview: bool, **arguments: Any) -> Result:
     """Train a network on the train part of DATA; the best model by mIoU on val is kept.
 
-    The result is RUN/model (the best model), RUN/metrics.jsonl and RUN/state, with which --resume goes on.
+    The result is RUN/model (the best model), RUN/metrics.jsonl and RUN/state, with which --resume goes on. With --preview it is a page.
     """
+    if is_preview:
+        from landseg.verbs.preview import preview
+
+        arguments.pop("overwrite")  # nothing of a run is replaced
+        return preview(**arguments)
     from landseg.verbs.train import train as verb
 
     return verb(**arguments)
@@ -188,12 +209,14 @@ def train(**arguments: Any) -> Result:
 @click.option("--split", metavar="NAME", help="Which split. [default: the only one]")
 @click.option("--part", type=click.Choice(["train", "val", "test", "all"]), default="val", show_default=True, help="Which part is scored.")
 @click.option("--require", metavar="SCORE=LEAST", help="A gate, such as miou=0.7: exit code 3 below it.")
-@click.option("--out", metavar="DIR", help="Where the report goes. [default: report in the model's folder]")
+@runs_model
+@click.option("--out", metavar="DIR", help="Where the report goes. [default: report, or report-d4 and so on, in the model's folder]")
 @common(overwrite=False)
 def evaluate(**arguments: Any) -> Result:
     """Score a model, or several as an ensemble, on a part of DATA.
 
-    The result is a table of scores with 95 % intervals, and report/report.html with curves, confusion and tiles.
+    The result is a table of scores with 95 % intervals, and report/report.html with curves, confusion and tiles. With --tta or several
+    models each is scored alone and plain too: the table then says what is gained and what it costs.
     """
     from landseg.verbs.evaluate import evaluate as verb
 
@@ -205,6 +228,7 @@ def evaluate(**arguments: Any) -> Result:
 @click.option("--out", required=True, metavar="OUT", help="The folder to write.")
 @click.option("--overlay", is_flag=True, help="Also OUT/overlay/*.jpg: the image under the classes' colours.")
 @click.option("--probabilities", is_flag=True, help="Also OUT/*.npy: float16 (classes, height, width).")
+@runs_model
 @common()
 def predict(**arguments: Any) -> Result:
     """Predict tiles: a folder, a zip, a dataset folder or single images.

@@ -9,8 +9,10 @@ import numpy as np
 
 from landseg.core.errors import LandsegError
 from landseg.inference.pieces import by_pieces, class_ids, piece_edge
+from landseg.inference.tta import augmented, require_known
 from landseg.network.checkpoint import ModelCard, find_model
-from landseg.network.engine import Engine, load_engine, softmax
+from landseg.network.engine import Engine, load_engine
+from landseg.network.probs import softmax
 
 
 class Model:
@@ -60,15 +62,17 @@ class Model:
         return image
 
 
-def load_model(path: str | Path | Sequence[str | Path], device: str = "auto") -> Model:
+def load_model(path: str | Path | Sequence[str | Path], device: str = "auto", tta: str = "none") -> Model:
     """Load a trained model.
 
     Args:
         path: Run folder or model folder, or several (an ensemble: their probabilities are averaged).
         device: auto | cpu | cuda | cuda:1 | mps.
+        tta: none | d4 | scales: test-time augmentation, as `inference.tta` says.
 
     Raises:
-        LandsegError: There is no model, or it is damaged.
+        LandsegError: There is no model, or it is damaged; or no such augmentation.
     """
+    require_known(tta)
     paths = [path] if isinstance(path, str | Path) else list(path)
-    return Model(load_engine([find_model(Path(item)) for item in paths], device))
+    return Model(augmented(load_engine([find_model(Path(item)) for item in paths], device), tta))

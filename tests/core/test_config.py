@@ -10,11 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from landseg.core.config import (
-    AugmentConfig,
-    LossConfig,
-    ModelConfig,
-    Recipe,
-    TrainConfig,
     fields,
     load_recipe,
     parse_recipe,
@@ -24,6 +19,7 @@ from landseg.core.config import (
     to_yaml,
 )
 from landseg.core.errors import LandsegError
+from landseg.core.settings import AugmentConfig, LossConfig, ModelConfig, Recipe, TrainConfig
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -47,6 +43,9 @@ def test_settings_override_the_recipe_and_the_recipe_the_defaults(tmp_path: Path
     assert (recipe.predict.bands, recipe.model.encoder, recipe.train.batch) == ((4, 1), "resnet18", TrainConfig().batch)
 
 
+_WEIGHTS = "one of none | inverse | effective | list[float]"
+
+
 @pytest.mark.parametrize(
     ("setting", "parts"),
     [
@@ -67,9 +66,32 @@ def test_settings_override_the_recipe_and_the_recipe_the_defaults(tmp_path: Path
         ("model.network=unett", ("model.network", "'unett'", "'unet'")),
         ("model.weights=", ("model.weights", "None", "string")),
         ("augment.blur=2", ("augment.blur", "2", "less than or equal to 1")),
-        ("loss.class_weights=[1, x]", ("--set loss.class_weights=[1, x]", "'x'", "number", "one weight a class")),
+        ("loss.class_weights=[1, x]", ("--set loss.class_weights=[1, x]: loss.class_weights.1: 'x'", "valid number", _WEIGHTS)),
+        ("loss.class_weights=[1, .inf]", ("loss.class_weights.1: inf", "finite", _WEIGHTS)),
+        ("loss.class_weights=invers", ("loss.class_weights: 'invers', one of", _WEIGHTS, "weights of the classes")),
+        ("loss.class_weights=3", ("loss.class_weights: 3, one of", _WEIGHTS)),
+        ("loss.class_weights=true", ("loss.class_weights: True, one of", _WEIGHTS)),
+        ("loss.class_weights={a: 1}", ("loss.class_weights: {'a': 1}, one of", _WEIGHTS)),
+        ("loss.class_weights.a=1", ("loss.class_weights: {'a': 1}, one of", _WEIGHTS)),
+        ("loss.cross_entropy=0", ("--set loss.cross_entropy=0: all terms weigh nothing", "give one a weight")),
+        ("loss.hardest=0", ("loss.hardest", "greater than 0")),
+        ("augment.scale=1", ("augment.scale: 1, input should be a list",)),
+        ("augment.scale=[1]", ("--set augment.scale=[1]: augment.scale: [1], a list of 2 numbers",)),
+        ("augment.scale=[1, 1, 1]", ("augment.scale: [1, 1, 1], a list of 2 numbers",)),
+        ("augment.scale=[1, x]", ("augment.scale.1: 'x'", "valid number")),
+        ("augment.scale=[2, 1]", ("augment.scale: [2, 1], two factors", "smaller one first")),
         ("train=5", ("--set train=5: train", "5", "landseg recipe show default")),
-        ("train.epochs=null", ("never end",)),
+        (
+            "train.epochs=null",
+            ("--set train.epochs=null: train.epochs and train.minutes are both null", "never end", "--set train.minutes=30"),
+        ),
+        (
+            "train.average=0.25",
+            (
+                "--set train.average=0.25: train.ema=0.99 and train.average=0.25 are both set, one average of the weights;",
+                "; --set train.ema=null, or --set train.average=null",
+            ),
+        ),
         ("train.lr", ("no key=value", "--set train.lr=0.01")),
         ("=3", ("no key=value",)),
         ("train.lr=[1", ("not YAML",)),
@@ -85,6 +107,7 @@ def test_a_setting_that_is_wrong_says_which_and_why(setting: str, parts: tuple[s
     assert "\n" not in str(caught.value)
     for part in parts:
         assert part in str(caught.value)
+    assert "literal[" not in str(caught.value) and "tuple" not in str(caught.value) and "Value error" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -109,6 +132,19 @@ def test_a_recipe_file_that_is_wrong_is_named(tmp_path: Path, text: str, parts: 
     assert "\n" not in str(caught.value)
     for part in parts:
         assert part in str(caught.value)
+
+
+def test_settings_that_do_not_fit_together_are_said_of_who_set_them(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("train: {epochs: null, average: 0.25}\n", encoding="utf-8")
+    with pytest.raises(LandsegError, match=r"mine\.yaml: train\.epochs and train\.minutes are both null"):
+        load_recipe(path)
+    with pytest.raises(LandsegError, match=r"^--set train\.ema=0\.9: train\.ema=0\.9 and train\.average=0\.25"):
+        load_recipe(path, ["train.epochs=2", "train.ema=0.9"])
+    with pytest.raises(LandsegError, match=r"^--set train\.minutes=null: train\.epochs and"):
+        load_recipe(path, ["train.minutes=null"])
+    kept = load_recipe(None, ["train.average=0.25", "train.ema=null"]).train
+    assert (kept.ema, kept.average) == (None, 0.25)
 
 
 def test_files_that_hold_no_recipe(tmp_path: Path) -> None:
@@ -150,16 +186,21 @@ _FLOATS = st.floats(1e-300, 1e300)
 
 @settings(max_examples=200, deadline=None)
 @given(
-    _WORDS, _FLOATS, st.none() | _FLOATS, st.none() | st.lists(st.floats(0, 1e9), min_size=1, max_size=4), st.floats(0, 180), st.booleans()
+    _WORDS,
+    _FLOATS,
+    st.none() | _FLOATS,
+    st.sampled_from([None, "inverse"]) | st.lists(st.floats(0, 1e9), min_size=1, max_size=4),
+    st.floats(0, 180),
+    st.booleans(),
 )
 def test_what_is_written_is_read_back_equal(
-    weights: str, lr: float, minutes: float | None, class_weights: list[float] | None, rotation: float, flips: bool
+    weights: str, lr: float, minutes: float | None, class_weights: list[float] | str | None, rotation: float, flips: bool
 ) -> None:
     recipe = Recipe(
         model=ModelConfig(weights=weights),
         train=TrainConfig(lr=lr, minutes=minutes, precision="16"),
         augment=AugmentConfig(rotation_deg=rotation, flips=flips),
-        loss=LossConfig(class_weights=None if class_weights is None else tuple(class_weights)),
+        loss=LossConfig(class_weights=tuple(class_weights) if isinstance(class_weights, list) else class_weights),
     )
     assert parse_recipe(parse_yaml(to_yaml(recipe))) == recipe
 
@@ -173,6 +214,26 @@ def test_other_yaml_readers_read_the_words_alike() -> None:
 def test_whole_numbers_stand_for_floats_and_bits_for_words() -> None:
     recipe = load_recipe(None, ["train.lr=1", "loss.class_weights=[1, 2]", "train.precision=32"])
     assert recipe.train.lr == 1.0 and recipe.loss.class_weights == (1, 2) and recipe.train.precision == "32"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("null", "none"), ("none", "none"), ("effective", "effective"), ("[1, 0.5]", (1, 0.5)), ("[]", ())]
+)
+def test_class_weights_are_a_word_or_a_list_and_nothing_is_none(text: str, value: object) -> None:
+    assert load_recipe(None, [f"loss.class_weights={text}"]).loss.class_weights == value
+
+
+def test_types_are_said_in_words_that_a_recipe_writer_knows() -> None:
+    kinds = {key: kind for key, kind, *_ in fields()}
+    assert kinds["loss.class_weights"] == "none | inverse | effective | list[float]"
+    assert (kinds["train.epochs"], kinds["predict.bands"], kinds["model.encoder"]) == ("int | null", "list[int] | null", "str")
+    assert (kinds["augment.scale"], kinds["train.optimiser"]) == ("list[float, float]", "sgd | adamw")
+
+
+@pytest.mark.parametrize("key", [f"loss.{name}" for name in LossConfig.model_fields if name != "class_weights"])
+def test_every_number_of_the_loss_can_be_set(key: str) -> None:
+    section, name = key.split(".")
+    assert getattr(getattr(load_recipe(None, [f"{key}=0.5"]), section), name) == 0.5
 
 
 def test_every_setting_says_what_it_means() -> None:

@@ -47,7 +47,7 @@ class Reader:
     stop_after: int = 10**9
     shapes: list[tuple[int, ...]] = field(default_factory=list)
 
-    def logits(self, images: np.ndarray) -> np.ndarray:
+    def logits(self, images: np.ndarray, scale: float = 1.0) -> np.ndarray:
         self.shapes.append(images.shape)
         if len(self.shapes) > self.stop_after:
             raise KeyboardInterrupt
@@ -162,7 +162,7 @@ def test_ties_go_to_the_first_class_and_nan_is_refused(tmp_path: Path) -> None:
     class Flat(Reader):
         value = 0.0
 
-        def logits(self, images: np.ndarray) -> np.ndarray:
+        def logits(self, images: np.ndarray, scale: float = 1.0) -> np.ndarray:
             return np.full((len(images), 3, *images.shape[1:3]), self.value, np.float32)
 
     folder = write_folder(tmp_path / "t", {"a": np.zeros((4, 4, 3), np.uint8)})
@@ -254,6 +254,22 @@ def test_a_tile_longer_than_a_piece_is_predicted(tmp_path: Path) -> None:
     with Image.open(tmp_path / "out" / "wide.png") as picture:
         assert (np.array(picture) == wide[..., 0] % 3).all()
     assert len(engine.shapes) > 3 and max(shape[2] for shape in engine.shapes) <= EDGE
+
+
+@pytest.mark.parametrize("tta", ["d4", "scales"])
+def test_augmentation_is_recorded_and_another_one_is_not_continued(tmp_path: Path, tta: str) -> None:
+    folder = write_folder(tmp_path / "tiles", {f"t{i}": np.full((16, 16 + i % 2, 3), i, np.uint8) for i in range(6)})
+    reference = run(Reader(), [folder], tmp_path / "whole", tta=tta)
+    assert json.loads(reference[FINISHED])["tta"] == tta
+    assert {name: data for name, data in reference.items() if name != FINISHED} == {
+        name: data for name, data in run(Reader(), [folder], tmp_path / "plain").items() if name != FINISHED
+    }, "of tiles of one class each, every view says the same"
+    with pytest.raises(KeyboardInterrupt):
+        run(Reader(stop_after=14), [folder], tmp_path / "out", tta=tta, batch=1)
+    for other in {"none", "d4", "scales"} - {tta}:
+        with pytest.raises(LandsegError, match="with another model or settings"):
+            run(Reader(), [folder], tmp_path / "out", tta=other, batch=1)
+    assert run(Reader(), [folder], tmp_path / "out", tta=tta) == reference
 
 
 @pytest.mark.parametrize("stop_after", [0, 1, 3, 5])

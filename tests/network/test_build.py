@@ -6,8 +6,8 @@ import pytest
 import timm
 import torch
 
-from landseg.core.config import NETWORKS
 from landseg.core.errors import LandsegError
+from landseg.core.settings import NETWORKS
 from landseg.network import build as room
 from landseg.network.build import Normalisation, build, encoder_name, encoder_normalisation
 

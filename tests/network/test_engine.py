@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,11 +12,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from landseg.core import allocation
 from landseg.core.classes import make_classes
 from landseg.core.errors import LandsegError
+from landseg.inference.pieces import EDGE, piece_edge
 from landseg.network.build import Network, Normalisation, build
 from landseg.network.checkpoint import ModelCard, save_model
-from landseg.network.engine import Ensemble, TorchEngine, choose_device, fit, fitted_shape, load_engine, pad, softmax, to_tensor
+from landseg.network.engine import Ensemble, TorchEngine, choose_device, fit, fitted_shape, load_engine, pad, to_tensor
+from landseg.network.probs import softmax
 
 torch.set_num_threads(1)
 
@@ -104,6 +108,53 @@ def test_halving_averages() -> None:
     assert torch.equal(fit(batch, 0.5), torch.tensor([[[[2.5, 4.5], [10.5, 12.5]]]]))
 
 
+def test_missing_values_stay_missing_and_do_not_spread() -> None:
+    batch = torch.full((1, 3, 40, 40), 2.0)
+    batch[0, 0, 10:20, 10:20] = torch.nan
+    batch[0, 2, 3, 3] = torch.inf
+    for factor in (0.5, 0.75, 1.25):
+        found = fit(batch, factor)[0]
+        missing = ~found.isfinite()
+        assert torch.allclose(found[~missing], torch.tensor(2.0)), "a gap leaves its neighbours as they are"
+        assert int(missing[0].sum()) == pytest.approx(100 * factor**2, rel=0.3) and bool(missing[0, int(15 * factor), int(15 * factor)])
+        assert not missing[1].any() and int(missing[2].sum()) <= 4
+
+
+class Echo(torch.nn.Module):
+    """Its logits are the first band; it remembers what it saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[torch.Tensor] = []
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        self.seen.append(batch)
+        return batch[:, :1].float().repeat(1, K, 1, 1)
+
+
+@pytest.mark.parametrize("size", [None, 48])
+def test_a_scale_is_applied_to_the_images_own_pixels_once(size: int | None) -> None:
+    ramp = np.tile(np.arange(128, dtype=np.float32), (128, 1))[None, ..., None].repeat(3, -1)
+    stripes = np.tile(np.arange(128) % 2 * 200, (128, 1)).astype(np.uint8)[None, ..., None].repeat(3, -1)
+    for scale in (0.75, 1.0, 1.25):
+        network = Echo()
+        engine = TorchEngine(network, card(size=size), CPU)  # type: ignore[arg-type]
+        shift = engine.logits(ramp, scale)[0, 0, 8:-8, 8:-8] - ramp[0, 8:-8, 8:-8, 0]
+        assert abs(shift.mean()) < 0.02 and np.abs(shift).max() < 0.5, "in pixels"
+        edge = round(128 * engine.card.factor * scale)
+        engine.logits(stripes, scale)
+        view = network.seen[-1][0, 0, :edge, :edge].float()
+        assert torch.equal(view, fit(to_tensor(stripes, CPU), engine.card.factor * scale)[0, 0].float()), "of the stripes themselves"
+        if edge == 96:  # each pixel is made of two
+            assert torch.allclose(view, torch.tensor(100.0))
+
+
+def test_an_image_with_negative_steps_along_one_pixel_is_taken() -> None:
+    engine = TorchEngine(make(), card(), CPU)
+    batch = images((1, 1, 40, 3))
+    assert np.array_equal(engine.preds(batch[:, ::-1]), engine.preds(batch))
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32", "int16", "int32", "float64", "float16", "uint32", "bool"])
 def test_every_dtype_gives_what_its_numbers_give(dtype: str) -> None:
     engine = TorchEngine(make(4), card(4), CPU)
@@ -166,6 +217,51 @@ def test_an_ensemble_averages_probabilities(models: list[Path]) -> None:
     assert (parts[0].argmax(1) != parts[1].argmax(1)).any()
 
 
+def test_models_of_other_sizes_and_networks_make_an_ensemble(models: list[Path], tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    other = build("fpn", SMALL, 3, K, Normalisation((90.0,) * 3, (40.0,) * 3))
+    save_model(tmp_path / "other", other.state_dict(), card(network="fpn", tile_size=(96, 48), size=144, mean=(90.0,) * 3, std=(40.0,) * 3))
+    together = load_engine([models[0], tmp_path / "other"], "cpu")
+    batch = images((2, 50, 61, 3))
+    parts = [softmax(load_engine([path], "cpu").logits(batch)) for path in (models[0], tmp_path / "other")]
+    assert np.allclose(softmax(together.logits(batch)), (parts[0] + parts[1]) / 2, atol=1e-5)
+    scaled = [softmax(load_engine([path], "cpu").logits(batch, 0.75)) for path in (models[0], tmp_path / "other")]
+    assert np.allclose(softmax(together.logits(batch, 0.75)), (scaled[0] + scaled[1]) / 2, atol=1e-5)
+    assert together.card.tile_size == (96, 48) and together.card.factor == pytest.approx(1.5)
+    assert load_engine([models[0], models[1]], "cpu").card == load_engine(models[:1], "cpu").card
+
+
+sides = st.integers(16, 1200)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(sides, sides, st.integers(16, 1200)), min_size=2, max_size=4))
+def test_an_ensemble_asks_no_more_memory_of_a_network_than_one_of_its_models_would(sizes: list[tuple[int, int, int]]) -> None:
+    cards = [card(tile_size=(height, width), size=size) for height, width, size in sizes]
+    joint = Ensemble([SimpleNamespace(card=one) for one in cards]).card  # type: ignore[misc]
+    factor = max(one.factor for one in cards)
+
+    def network_pixels(one: ModelCard) -> float:
+        return one.tile_size[0] * one.tile_size[1] * one.factor**2
+
+    # `size` is a whole number, so a factor is off by up to half a pixel; and so is an edge of pieces, a multiple of 32.
+    assert joint.factor == pytest.approx(factor, abs=0.51 / max(joint.tile_size))
+    assert joint.tile_size[0] * joint.tile_size[1] * factor**2 <= max(map(network_pixels, cards)) * 1.0001 + 1
+    edge = piece_edge(joint.tile_size, joint.factor)
+    assert (edge - 31) * factor <= max(EDGE * 1.25, *(max(one.tile_size) * one.factor for one in cards))
+
+
+def test_nothing_is_no_model() -> None:
+    with pytest.raises(LandsegError, match="MODEL: nothing is named"):
+        load_engine([], "cpu")
+
+
+def test_a_strangers_process_keeps_its_own_way_with_memory(models: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("landseg.core.allocation._is_done", False)
+    load_engine(models[:1], "cpu")
+    assert not allocation._is_done
+
+
 @pytest.mark.parametrize(
     ("changes", "found"),
     [
@@ -190,8 +286,3 @@ def test_a_device_that_is_not_here_is_refused(name: str) -> None:
 def test_devices_that_are_here() -> None:
     assert choose_device("cpu", "train.device").type == "cpu"
     assert choose_device("auto", "train.device").type in ("cpu", "cuda", "mps")
-
-
-def test_softmax_bears_large_logits() -> None:
-    found = softmax(np.array([[1e4, 0.0, -1e4], [3.0, 3.0, 3.0]], np.float32).reshape(2, 3, 1, 1))
-    assert found.dtype == np.float32 and np.allclose(found.reshape(2, 3), [[1, 0, 0], [1 / 3] * 3])

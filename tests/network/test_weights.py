@@ -135,6 +135,22 @@ def test_the_first_layer_is_adapted_to_the_bands(tmp_path: Path, bands: int) -> 
     assert loaded.as_text().endswith("; first layer adapted to the bands")
 
 
+@pytest.mark.parametrize("encoder", ["repvgg_a0", "mobileone_s0"])
+def test_every_layer_that_sees_the_bands_is_adapted(tmp_path: Path, encoder: str) -> None:
+    """Re-parameterised encoders read the image by two convolutions or more, which are added."""
+    path = put(tmp_path / "w.safetensors", pretrained(encoder))
+    colour, wide = make(encoder), make(encoder, bands=6)
+    for network in (colour, wide):
+        loaded = load_initial(network, encoder, path)
+        assert not loaded.missing and not loaded.unused and not loaded.reshaped
+    assert loaded.is_first_layer_adapted
+    image = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        maps = colour.eval().encoder(image)[1:], wide.eval().encoder(image.repeat(1, 2, 1, 1))[1:]
+    for a, b in zip(*maps, strict=True):
+        assert torch.allclose(a, b, atol=1e-4)
+
+
 def test_grey_input_answers_as_rgb_of_equal_bands_did(tmp_path: Path) -> None:
     path = put(tmp_path / "w.safetensors", pretrained())
     colour, grey = make(bands=3).eval(), make(bands=1).eval()

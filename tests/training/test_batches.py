@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from landseg.core.classes import IGNORE_INDEX
+from landseg.core.settings import AugmentConfig, SampleConfig
 from landseg.data.dataset import DatasetInfo, open_dataset, write_info
 from landseg.data.pack import open_tiles
 from landseg.data.packing import Entry
@@ -199,6 +200,131 @@ def test_dense_labels_do_not_move_crops() -> None:
         assert crops(Batches(Sparse(labels), [0], 4, seed=0, crop=40)) == crops(Batches(Store([(200, 200)]), [0], 4, seed=0, crop=40))
     nothing = np.full((200, 200), IGNORE_INDEX, np.uint8)
     assert len(crops(Batches(Sparse(nothing), [0], 4, seed=0, crop=40))) == 25
+
+
+class Counted(Store):
+    """Tiles of class 0, or of class 1 which is rare; those of class 2 have no label at all."""
+
+    def __init__(self, classes: list[int], shape: tuple[int, int] = (8, 8)) -> None:
+        super().__init__([shape] * len(classes))
+        pixels = shape[0] * shape[1]
+        counts = [((pixels, 0), (0, pixels), (0, 0))[kind] for kind in classes]
+        self.entries = [Entry(f"tile {i}", 0, 0, *shape, "", "", pair) for i, pair in enumerate(counts)]
+
+
+def keys_of(batches: Batches, epoch: int) -> list[int]:
+    return [key for batch in batches.epoch(epoch) for key in batch.keys.tolist()]
+
+
+def contents(batches: Batches, epoch: int, start: int = 0) -> list[tuple[int, bytes, bytes]]:
+    return [
+        (int(key), image.tobytes(), label.tobytes())
+        for batch in batches.epoch(epoch, start)
+        for key, image, label in zip(batch.keys, batch.images, batch.labels, strict=True)
+    ]
+
+
+MIXED = AugmentConfig(class_mix=0.5, cut_mix=0.5)
+
+
+def test_tiles_without_labels_never_come_and_are_counted() -> None:
+    store = Counted([0, 2, 1, 0, 2, 0])
+    batches = Batches(store, range(1, 6), 2, 0, sample=SampleConfig())
+    assert batches.dropped == 2 and batches.images == 3
+    assert sorted(flat(numbers(batches, 0))) == [2, 3, 5]
+    kept = Batches(store, range(1, 6), 2, 0, sample=SampleConfig(drop_unlabelled=False))
+    assert kept.dropped == 0 and sorted(flat(numbers(kept, 0))) == [1, 2, 3, 4, 5]
+
+
+def test_all_alike_and_unmixed_is_to_the_bit_as_if_nothing_were_set() -> None:
+    store = Store([(8, 8)] * 20 + [(30, 30)] * 6)
+    plain = Batches(store, range(26), 4, 1)
+    same = Batches(store, range(26), 4, 1, sample=SampleConfig(rare=1.0), augment=AugmentConfig(flips=False))
+    for epoch in range(3):
+        assert contents(plain, epoch) == contents(same, epoch)
+    store.read.clear()
+    list(same.epoch(0))
+    assert len(store.read) == 2 * same.images, "no other tile is read"
+
+
+def test_tiles_of_a_rare_class_come_more_often_in_an_epoch_as_long() -> None:
+    store = Counted([0] * 57 + [1] * 3)
+    batches = Batches(store, range(60), 7, 0, sample=SampleConfig(repeat=3.0, rare=0.9))
+    expected = 60 * 3 / (57 + 3 * 3)
+    rare = []
+    for epoch in range(40):
+        found = flat(numbers(batches, epoch))
+        assert len(found) == batches.images == 60 and len(set(keys_of(batches, epoch))) == 60
+        assert len(list(batches.epoch(epoch))) == batches.count == 9
+        rare += [found.count(tile) for tile in (57, 58, 59)]
+    assert set(rare) == {2, 3} and np.mean(rare) == pytest.approx(expected, abs=0.1)
+
+
+def test_each_further_time_has_a_key_and_a_crop_of_its_own() -> None:
+    store = Counted([0] * 9 + [1], (30, 40))
+    batches = Batches(store, range(10), 4, 0, crop=10, sample=SampleConfig(repeat=50.0, rare=1.0))
+    plain = Batches(store, range(10), 4, 0, crop=10)
+    for epoch in range(3):
+        keys, known = keys_of(batches, epoch), set(keys_of(plain, epoch))
+        assert len(set(keys)) == batches.images == len(keys) == 120
+        assert 12 < sum(key not in known for key in keys) < 60
+        places = [(row, col) for i, row, col in crops(batches, epoch) if i == 9]
+        assert len(places) > 24 and len(set(places)) > 0.9 * len(places) - 3
+
+
+def test_no_crop_and_no_further_time_has_anothers_key() -> None:
+    batches = Batches(Counted([0, 1], (30, 40)), range(2), 4, 0, crop=10)
+    names = [batches._name(i, crop, again) for i in range(2) for crop in range(130) for again in range(130)]
+    assert len(set(names)) == len(names)
+    assert [batches._name(1, *place) for place in ((0, 0), (1, 0), (0, 1))] == ["tile 1", "tile 1\0001", "tile 1\0000\0001"]
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (20, 24)])
+def test_sampling_and_mixing_are_the_same_whatever_batch_workers_and_order(shape: tuple[int, int]) -> None:
+    store, sample = Counted([0] * 9 + [1] * 2, shape), SampleConfig(repeat=4.0, rare=0.9)
+    whole = {}
+    for size, workers, is_mapped, indices in ((3, 1, True, range(11)), (8, 3, False, range(11)), (5, None, True, range(11)[::-1])):
+        store.is_mapped = is_mapped
+        batches = Batches(store, indices, size, 2, workers, 8, sample, MIXED)
+        found = contents(batches, 5)
+        whole[size] = found
+        at = sum(len(batch.keys) for batch in list(batches.epoch(5))[:2])
+        assert contents(batches, 5, 2) == found[at:], "an epoch gone on with is the epoch"
+    assert whole[3] == whole[8] == whole[5]
+
+
+def test_every_pixel_of_a_mixed_tile_is_its_own_or_anothers_at_its_place() -> None:
+    store = Store([(8, 9)] * 6 + [(5, 4)] * 2 + [(30, 20)])
+    mixing = AugmentConfig(class_mix=0.3, cut_mix=0.6)
+    batches, plain = Batches(store, range(9), 4, 0, augment=mixing), Batches(store, range(9), 4, 0)
+    others, changed, several = set(), 0, 0
+    for epoch in range(12):
+        own = {
+            key: (image, label) for b in plain.epoch(epoch) for key, image, label in zip(b.keys.tolist(), b.images, b.labels, strict=True)
+        }
+        for batch in batches.epoch(epoch):
+            for key, image, label in zip(batch.keys.tolist(), batch.images, batch.labels, strict=True):
+                sources = [np.all(image == theirs, 2) & (label == ids) for theirs, ids in own.values()]
+                assert np.any(sources, 0).all(), "image and label come from one tile, from the same place"
+                is_changed = ~sources[list(own).index(key)]
+                changed += bool(is_changed.any())
+                others |= set(image[is_changed][:, 0].tolist())
+                assert (label[is_changed] != IGNORE_INDEX).all()
+                several += len(set(image[..., 0].ravel().tolist()) - {0}) > 2
+    assert 0.6 < changed / (12 * batches.images) < 0.85 and several
+    assert others == set(range(1, 10)), "any tile may be the other"
+
+
+def test_a_single_tile_has_no_other_to_be_mixed_with() -> None:
+    store = Store([(8, 8)])
+    assert contents(Batches(store, [0], 4, 0, augment=AugmentConfig(class_mix=1.0, cut_mix=1.0)), 0) == contents(
+        Batches(store, [0], 4, 0), 0
+    )
+
+
+def test_crops_of_one_tile_are_mixed_with_each_other() -> None:
+    store, way = Store([(64, 64)]), AugmentConfig(cut_mix=1.0)
+    assert contents(Batches(store, [0], 4, 0, crop=16, augment=way), 0) != contents(Batches(store, [0], 4, 0, crop=16), 0)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -14,9 +16,10 @@ import numpy as np
 import pytest
 import torch
 
-from landseg.core.config import Recipe, load_recipe
+from landseg.core.config import load_recipe
 from landseg.core.errors import LandsegError
 from landseg.core.runs import Run, read_metrics
+from landseg.core.settings import Recipe
 from landseg.data import world
 from landseg.data.dataset import Dataset, DatasetInfo
 from landseg.data.pack import TileStore, open_tiles
@@ -26,7 +29,7 @@ from landseg.scoring.confusion import scores
 from landseg.scoring.evaluate import tile_matrices
 from landseg.training import loop
 from landseg.training.augment import augment
-from landseg.training.state import load_state
+from landseg.training.state import load_state, save_state
 
 SETTINGS = ["train.epochs=3", "train.batch=4", "train.device=cpu", "train.ema=0.9", "model.network=unet", "train.seed=3"]
 NORMALISATION = Normalisation((110.0, 110.0, 100.0), (45.0, 45.0, 45.0))
@@ -332,3 +335,261 @@ def test_the_kept_model_is_never_given_up_for_a_lesser_one(store: TileStore, tmp
     done = start(store, tmp_path / "run", "train.epochs=3", resume=True)
     assert done.best_miou == 0.999
     assert card.read_bytes() == before
+
+
+ALL = (
+    "train.epochs=2", "train.batch=2", "train.accumulate=2", "train.ema=null", "train.average=0.6", "train.freeze=0.3",
+    "train.encoder_lr=0.5", "train.layer_decay=0.9", "train.schedule=one_cycle", "loss.auxiliary=0.4",
+    "augment.class_mix=0.5", "sample.repeat=3", "augment.noise=0.5",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def everything(store: TileStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten tiles make five batches an epoch, which make steps of one, two and two."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("everything") / "run"
+    done = start(store, folder, *ALL)
+    assert (done.step, done.epoch) == (6, 2)
+    return folder
+
+
+@pytest.mark.parametrize("stop", [2, 7, 9])
+def test_with_all_at_once_stopped_in_any_batch_and_resumed_ends_alike(
+    store: TileStore, everything: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    """Accumulation, averaging, freezing, slower stages, a second head, one cycle: stopped amid a step, at its end, in either epoch."""
+    calls = 0
+
+    def interrupting(*arguments: object, **options: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == stop:
+            os.kill(os.getpid(), signal.SIGINT)
+        return augment(*arguments, **options)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "augment", interrupting)
+        with pytest.raises(KeyboardInterrupt):
+            start(store, tmp_path / "run", *ALL)
+    position = load_state(tmp_path / "run" / "state")["position"]
+    assert position["batch"] in (0, 1, 3, 5), "a state is of the end of a step"
+    assert calls == {2: 3, 7: 8, 9: 10}[stop], "the step in hand was ended"
+    start(store, tmp_path / "run", *ALL, resume=True)
+    assert same(everything, tmp_path / "run")
+    heads = [load_state(folder / "state")["second_head"] for folder in (everything, tmp_path / "run")]
+    assert all(torch.equal(heads[0][name], heads[1][name]) for name in heads[0])
+
+
+def test_the_second_head_is_not_in_the_model(everything: Path) -> None:
+    network, _ = load_model(everything)
+    assert network.state_dict().keys() == load_state(everything / "state")["network"].keys()
+
+
+class Plain(torch.nn.Module):
+    """No batch normalisation: what a batch gives does not depend on what stands beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = torch.nn.Conv2d(3, 4, 3, padding=1)
+        self.decoder = torch.nn.Conv2d(4, len(world.CLASSES), 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.decoder(torch.relu(self.encoder(images)))  # type: ignore[no-any-return]
+
+
+class EveryPixel(torch.nn.Module):
+    """As if every pixel were labelled: the mean of batches' means is then the mean of all."""
+
+    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(logits, labels.long().clamp(max=logits.shape[1] - 1))
+
+
+def stepped(store: TileStore, batch: int, *settings: str, steps: int = 1, all_labelled: bool = False) -> tuple[loop.Loop, Network]:
+    """A loop of eight tiles after some steps."""
+    recipe = load_recipe("tiny", [*SETTINGS, f"train.batch={batch}", "train.warmup=0", "train.lr=0.1", "train.optimiser=sgd", *settings])
+    _, task = make(store, recipe, range(10, 14))
+    torch.manual_seed(1)
+    network = Network(Plain(), NORMALISATION)
+    session = loop.Loop(network, loop.Task(store, range(8), task.val, task.card, recipe))
+    if all_labelled:
+        session.loss = EveryPixel()
+    for at, (batches, count) in enumerate(session._groups()):
+        if at == steps:
+            break
+        session.step(batches, count)
+    return session, network
+
+
+@pytest.mark.parametrize("clip", ["null", "0.001"])
+def test_accumulated_batches_are_one_large_batch(store: TileStore, clip: str) -> None:
+    settings = [(batch, f"train.accumulate={8 // batch}", f"train.clip={clip}") for batch in (8, 2)]
+    (whole, one), (parts, many) = (stepped(store, *three, all_labelled=True) for three in settings)
+    torch.manual_seed(1)
+    before = Network(Plain(), NORMALISATION).state_dict()
+    for name, tensor in one.state_dict().items():
+        assert torch.allclose(tensor, many.state_dict()[name], atol=1e-6), name
+        assert name in ("mean", "std") or not torch.equal(tensor, before[name]), name
+    assert float(whole.pace.loss) == pytest.approx(float(parts.pace.loss), rel=1e-5)
+    assert (parts.pace.steps, parts.pace.images, whole.pace.images) == (1, 8, 8)
+
+
+@pytest.mark.parametrize(("batch", "accumulate", "sizes"), [(2, 3, [2, 2]), (2, 1, [1] * 4), (2, 4, [4]), (2, 100, [4]), (3, 2, [1, 2])])
+def test_no_batch_is_left_out_and_steps_are_alike(store: TileStore, batch: int, accumulate: int, sizes: list[int]) -> None:
+    session, _ = stepped(store, batch, f"train.accumulate={accumulate}", steps=0)
+    assert [last - first for first, last in pairwise(session.borders)] == sizes
+    assert [len([*batches]) for batches, _ in session._groups()] == sizes
+
+
+def encoder_of(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in load_state(folder / "state")["network"].items() if name.startswith("body.encoder.")}
+
+
+def test_a_frozen_encoder_keeps_weights_and_statistics_while_the_decoder_learns(store: TileStore, tmp_path: Path) -> None:
+    network, _ = make(store, load_recipe("tiny", SETTINGS), range(10, 14))
+    start(store, tmp_path / "run", "train.epochs=1", "train.freeze=1", "train.weight_decay=0.5")
+    before, after = network.state_dict(), load_state(tmp_path / "run" / "state")["network"]
+    for name, tensor in before.items():
+        if name.startswith("body.encoder."):
+            assert torch.equal(tensor, after[name]), name
+    assert not torch.equal(before["body.decoder.blocks.0.conv1.0.weight"], after["body.decoder.blocks.0.conv1.0.weight"])
+    assert int(after["body.decoder.blocks.0.conv1.1.num_batches_tracked"]) == 3
+
+
+def test_the_encoder_is_let_go_after_its_share(store: TileStore, tmp_path: Path) -> None:
+    start(store, tmp_path / "run", "train.epochs=2", "train.freeze=0.5")  # of six steps the first three
+    counts = {int(tensor) for name, tensor in encoder_of(tmp_path / "run").items() if name.endswith("num_batches_tracked")}
+    assert counts == {3}
+
+
+def test_freezing_ends_with_the_minutes_too(store: TileStore) -> None:
+    session, network = stepped(store, 4, "train.minutes=1", "train.freeze=0.5", steps=0)
+    is_held = []
+    for elapsed_s in (0.0, 20.0, 40.0, 59.0):
+        session.at = replace(session.at, elapsed_s=elapsed_s, step=1, validation_s=1e-6)
+        session.stepped.train()
+        session._freeze(session._progress())
+        is_held.append((network.encoder.training, next(network.encoder.parameters()).requires_grad))
+    assert is_held == [(False, False), (False, False), (True, True), (True, True)]
+
+
+def test_the_average_of_the_last_share_is_what_is_kept(store: TileStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.Tensor] = []
+    validated: list[torch.Tensor] = []
+    name = "body.segmentation_head.0.weight"
+    keep_step, keep_validation = loop.Loop.step, loop.Loop._validate
+
+    def noting_step(self: loop.Loop, *arguments: object) -> None:
+        keep_step(self, *arguments)  # type: ignore[arg-type]
+        seen.append(self.network.state_dict()[name].clone())
+
+    def noting_validation(self: loop.Loop) -> None:
+        validated.append(self.kept.state_dict()[name].clone())
+        keep_validation(self)
+
+    monkeypatch.setattr(loop.Loop, "step", noting_step)
+    monkeypatch.setattr(loop.Loop, "_validate", noting_validation)
+    start(store, tmp_path / "run", "train.epochs=3", "train.ema=null", "train.average=0.5")  # of nine steps the last four
+    assert len(seen) == 9
+    assert torch.equal(validated[0], seen[2]), "before it begins, the weights themselves"
+    assert torch.allclose(validated[1], seen[5], atol=1e-7), "of one step"
+    assert torch.allclose(validated[2], torch.stack(seen[5:]).mean(0), atol=1e-6)
+
+
+def test_the_losses_of_both_heads_are_weighed(store: TileStore) -> None:
+    recipe = load_recipe("tiny", [*SETTINGS, "loss.auxiliary=0.25"])
+    network, task = make(store, recipe, range(10, 14))
+    session = loop.Loop(network, task)
+    batch = next(iter(session.batches.epoch(0)))
+    first = torch.rand(len(batch.labels), len(world.CLASSES), 64, 64)
+    session.stepped = lambda _images: (first, -first)  # type: ignore[assignment]
+    moved: list[torch.Tensor] = []
+    keep = session.loss
+
+    def noting(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        moved.append(keep(logits, labels))
+        return moved[-1]
+
+    session.loss = noting  # type: ignore[assignment]
+    assert float(session._loss(batch)) == pytest.approx(float(moved[0]) + 0.25 * float(moved[1]))
+    assert float(moved[0]) != pytest.approx(float(moved[1]))
+
+
+def test_memory_is_kept_for_training_on_a_cpu(store: TileStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[bool] = []
+    monkeypatch.setattr(loop, "keep_memory", lambda: calls.append(True))
+    stepped(store, 4, steps=0)
+    assert calls == [True]
+
+
+def test_a_run_keeps_its_own_normalisation(store: TileStore, tmp_path: Path) -> None:
+    """As when the model that it began from has gone meanwhile, and the data's own rule says something else."""
+    start(store, tmp_path / "run", "train.epochs=1")
+    recipe = load_recipe("tiny", [*SETTINGS, "train.epochs=2"])
+    network, task = make(store, recipe, range(10, 14))
+    card = task.card.model_copy(update={"mean": (1.0, 2.0, 3.0), "std": (9.0, 9.0, 9.0)})
+    session = loop.Loop(network, loop.Task(store, task.train, task.val, card, recipe))
+    run = Run(tmp_path / "run", is_new=False)
+    session.run(run, resume=True)
+    run.close()
+    assert session.card.normalisation == NORMALISATION
+    assert torch.equal(session.network.mean.flatten(), torch.tensor(NORMALISATION.mean))
+
+
+def test_class_weights_come_from_the_train_part(store: TileStore) -> None:
+    session, _ = stepped(store, 4, "loss.class_weights=inverse", steps=0)
+    pixels = np.array([store.entries[i].class_pixels for i in range(8)]).sum(0)
+    weight = session.loss.weight.numpy()  # type: ignore[union-attr, operator]
+    present = pixels > 0
+    assert np.allclose((weight * pixels)[present], (weight * pixels)[present][0])
+
+
+def test_a_run_of_before_groups_had_shares_and_states_their_normalisation_is_gone_on_with(
+    store: TileStore, undisturbed: Path, tmp_path: Path
+) -> None:
+    start(store, tmp_path / "run")
+    newest = sorted((tmp_path / "run" / "state").glob("step-*.state"))[-1]
+    newest.unlink()
+    state = load_state(tmp_path / "run" / "state")
+    del state["normalisation"], state["position"]["progress"]
+    for group in state["optimiser"]["param_groups"]:
+        del group["share"]
+    save_state(tmp_path / "run" / "state", state)
+    start(store, tmp_path / "run", resume=True)
+    assert same(undisturbed, tmp_path / "run")
+
+
+def test_progress_never_goes_back_when_validation_takes_longer_or_shorter_than_guessed(store: TileStore) -> None:
+    session, _ = stepped(store, 4, "train.minutes=1", steps=0)
+    session._val_tiles, found = 1000.0, []
+    for elapsed_s, step, validation_s in [
+        (10, 1, 0),
+        (11, 2, 0),
+        (20, 9, 0),
+        (21, 9, 1),
+        (30, 15, 1),
+        (31, 15, 20),
+        (38, 20, 1),
+        (59, 30, 1),
+    ]:
+        session.at = replace(session.at, elapsed_s=float(elapsed_s), step=step, validation_s=float(validation_s))
+        session.at = replace(session.at, progress=session._progress())
+        found.append(session.at.progress)
+    assert found == sorted(found) and found[-1] == 1.0
+    assert all(share < 1 for share in found[:-1])
+    assert found[0] <= 2 * 10 / 60, "a slow first step does not end the run"
+
+
+def test_progress_is_kept_in_the_state(store: TileStore, tmp_path: Path) -> None:
+    start(store, tmp_path / "run", "train.minutes=0.01")
+    assert load_state(tmp_path / "run" / "state")["position"]["progress"] > 0
+
+
+@pytest.mark.parametrize(("average", "is_told"), [("0.01", True), ("0.9", False)])
+def test_an_average_that_never_began_is_told(
+    store: TileStore, tmp_path: Path, caplog: pytest.LogCaptureFixture, average: str, is_told: bool
+) -> None:
+    short = ("train.epochs=9", "train.patience=1", "train.lr=1e-12", "train.ema=null", f"train.average={average}")
+    with caplog.at_level("WARNING", "landseg"):
+        start(store, tmp_path / "run", *short)
+    assert ("train.average=0.01 never began" in caplog.text) is is_told

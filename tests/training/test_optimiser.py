@@ -1,19 +1,20 @@
-"""The schedule's ends, which parameters decay, and a moving average equal to a plain one."""
+"""The schedules, which parameters decay, and which learn how fast."""
 
 from __future__ import annotations
 
 import math
 from itertools import pairwise
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from landseg.core.config import TrainConfig
-from landseg.training.optimiser import lr_factor, make_optimiser, moving_average
+from landseg.core.settings import TrainConfig
+from landseg.network.build import Network, Normalisation, build
+from landseg.network.stages import parameter_stages
+from landseg.training.optimiser import lr_factor, make_optimiser, momentum_at, restore, set_rates
 
 torch.set_num_threads(1)
 
@@ -49,7 +50,7 @@ def test_the_schedules_are_what_they_are_called() -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.floats(-10, 10), st.sampled_from(["polynomial", "cosine"]), st.floats(0, 0.999))
+@given(st.floats(-10, 10), st.sampled_from(["polynomial", "cosine", "one_cycle", "constant"]), st.floats(0, 0.999))
 def test_the_factor_never_leaves_0_to_1(progress: float, schedule: str, warmup: float) -> None:
     assert 0 <= lr_factor(progress, schedule, warmup) <= 1  # type: ignore[arg-type]
 
@@ -80,41 +81,76 @@ def test_settings_reach_the_optimiser() -> None:
     assert isinstance(adam, torch.optim.AdamW) and adam.defaults["betas"] == (0.7, 0.999)
 
 
-@pytest.mark.parametrize("decay", [0.5, 0.99])
-def test_the_moving_average_equals_a_plain_one_buffers_included(decay: float) -> None:
-    torch.manual_seed(0)
-    network = Small().train()
-    optimiser = torch.optim.SGD(network.parameters(), lr=0.5)
-    average = moving_average(network, decay)
-    expected: dict[str, np.ndarray] = {}
-    for step in range(40):
-        network(torch.randn(3, 2, 6, 6)).square().mean().backward()
-        optimiser.step()
-        optimiser.zero_grad()
-        average.update_parameters(network)
-        share = 0.0 if step == 0 else min(decay, (1 + step) / (10 + step))
-        for key, value in network.state_dict().items():
-            now = value.double().numpy()
-            whole = not value.is_floating_point() or step == 0
-            expected[key] = now if whole else share * expected[key] + (1 - share) * now
-    state = average.module.state_dict()
-    assert state.keys() == expected.keys() and int(state["norm.num_batches_tracked"]) == 40
-    for key, value in expected.items():
-        assert np.allclose(state[key].double().numpy(), value, atol=1e-6), key
-    assert not np.allclose(state["norm.running_mean"].numpy(), network.norm.running_mean.numpy())
+def test_a_constant_rate_warms_up_and_stays() -> None:
+    assert lr_factor(0, "constant", 0) == lr_factor(1, "constant", 0) == lr_factor(0.2, "constant", 0.2) == 1
+    assert lr_factor(0.1, "constant", 0.2) == pytest.approx(0.55)
 
 
-def test_the_moving_average_goes_on_after_a_reload_as_if_never_stopped() -> None:
-    torch.manual_seed(0)
-    networks = [Small() for _ in range(12)]
-    whole = moving_average(networks[0], 0.9)
-    for network in networks:
-        whole.update_parameters(network)
-    part = moving_average(networks[0], 0.9)
-    for network in networks[:5]:
-        part.update_parameters(network)
-    again = moving_average(Small(), 0.9)
-    again.load_state_dict(part.state_dict())
-    for network in networks[5:]:
-        again.update_parameters(network)
-    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), again.state_dict().values(), strict=True))
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_one_cycle_is_torchs(name: str) -> None:
+    steps = 50
+    config = TrainConfig(optimiser=name, lr=0.4, momentum=0.95, schedule="one_cycle", warmup=0.02)  # type: ignore[arg-type]
+    ours, theirs = make_optimiser(Small(), config), make_optimiser(Small(), config)
+    # Its peak lies on a step, its end on the last one.
+    schedule = torch.optim.lr_scheduler.OneCycleLR(theirs, 0.4, total_steps=steps + 1, pct_start=(0.3 * steps + 1) / (steps + 1))
+    for step in range(steps + 1):
+        set_rates(ours, config, step / steps)
+        for mine, other in zip(ours.param_groups, theirs.param_groups, strict=True):
+            assert mine["lr"] == pytest.approx(other["lr"], rel=1e-6)
+            assert mine.get("betas", (mine.get("momentum"),))[0] == pytest.approx(other.get("betas", (other.get("momentum"),))[0])
+        theirs.step()
+        if step < steps:
+            schedule.step()
+
+
+def test_momentum_goes_the_other_way_in_one_cycle_alone() -> None:
+    assert momentum_at(0.3, "one_cycle", 0.9) == pytest.approx(0.8) and momentum_at(1, "one_cycle", 0.9) == 0.9
+    assert momentum_at(0.3, "one_cycle", 0.05) == 0
+    for schedule in ("polynomial", "cosine", "constant"):
+        assert momentum_at(0.3, schedule, 0.9) == 0.9  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return build("unet", "resnet18", 3, 4, Normalisation((0.0,) * 3, (1.0,) * 3))
+
+
+def test_neutral_shares_make_the_two_groups_of_always(network: Network) -> None:
+    plain = make_optimiser(network, TrainConfig())
+    staged = make_optimiser(network, TrainConfig(), parameter_stages(network))
+    for optimiser in (plain, staged):
+        assert [[*map(id, group["params"])] for group in optimiser.param_groups] == [
+            [id(one) for one in network.parameters() if one.ndim > 1], [id(one) for one in network.parameters() if one.ndim <= 1],
+        ]  # fmt: skip
+
+
+def test_earlier_stages_learn_slower_and_the_decoder_at_the_full_rate(network: Network) -> None:
+    config = TrainConfig(lr=0.1, encoder_lr=0.5, layer_decay=0.8, schedule="constant", warmup=0, weight_decay=0.3)
+    optimiser = make_optimiser(network, config, parameter_stages(network))
+    assert set_rates(optimiser, config, 0.5) == 0.1
+    rates = {id(one): (group["lr"], group["weight_decay"]) for group in optimiser.param_groups for one in group["params"]}
+    assert len(rates) == len([*network.parameters()]), "each once"
+    powers = {"conv1": 4, "bn1": 4, "layer1": 3, "layer2": 2, "layer3": 1, "layer4": 0}
+    for name, parameter in network.named_parameters():
+        is_encoder = name.startswith("body.encoder.")
+        share = 0.5 * 0.8 ** powers[name.split(".")[2]] if is_encoder else 1.0
+        assert rates[id(parameter)] == (pytest.approx(0.1 * share), 0.3 if parameter.ndim > 1 else 0.0), name
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_state_of_before_groups_had_shares_is_gone_on_with(name: str) -> None:
+    knobs = TrainConfig(optimiser=name, lr=0.1, schedule="constant", warmup=0, weight_decay=0.5)  # type: ignore[arg-type]
+    first, second = Small(), Small()
+    second.load_state_dict(first.state_dict())
+    before, after = make_optimiser(first, knobs), make_optimiser(second, knobs)
+    first(torch.rand(2, 2, 4, 4)).sum().backward()
+    before.step()
+    state = before.state_dict()
+    for group in state["param_groups"]:
+        del group["share"]
+        group["weight_decay"] = 7.0  # what a setting says is the setting's matter
+    restore(after, state)
+    assert set_rates(after, knobs, 0.5) == 0.1
+    assert [group["weight_decay"] for group in after.param_groups] == [0.5, 0.0]
+    moved = [next(iter(one.state[one.param_groups[0]["params"][0]].values())) for one in (before, after)]
+    assert torch.equal(*map(torch.as_tensor, moved)), "what the state holds of each parameter is taken"

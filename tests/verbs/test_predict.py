@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,7 +24,7 @@ class Threshold:
         classes=make_classes(["low", "high"]), bands=("grey",), ignore_index=255, tile_size=(8, 8), dtype="uint8", factor=1.0, scaling=None
     )
 
-    def logits(self, images: np.ndarray) -> np.ndarray:
+    def logits(self, images: np.ndarray, scale: float = 1.0) -> np.ndarray:
         value = images[..., 0].astype(np.float32) - 100.5
         return np.stack([-value, value], axis=1)
 
@@ -68,6 +70,16 @@ def test_predict_composes(tmp_path: Path, tiles: Path, loaded: list[object]) -> 
     assert "sha of a+sha of b" in (tmp_path / "out" / "predictions.json").read_text()
 
 
+@pytest.mark.parametrize("options", [{"tta": "d4"}, {"settings": ["predict.tta=d4"]}, {"tta": "d4", "settings": ["predict.tta=scales"]}])
+def test_the_augmentation_is_recorded_however_it_was_asked_for(
+    tmp_path: Path, tiles: Path, loaded: list[object], options: dict[str, Any]
+) -> None:
+    predict(tmp_path / "m", tiles, tmp_path / "out", **options)
+    assert json.loads((tmp_path / "out" / "predictions.json").read_text())["tta"] == "d4"
+    predict(tmp_path / "m", tiles, tmp_path / "plain")
+    assert json.loads((tmp_path / "plain" / "predictions.json").read_text())["tta"] == "none"
+
+
 def test_bands_come_from_the_settings(tmp_path: Path, loaded: list[object]) -> None:
     (tmp_path / "t").mkdir()
     np.save(tmp_path / "t" / "x.npy", np.dstack([np.zeros((4, 4), np.uint8), np.full((4, 4), 200, np.uint8)]))
@@ -85,9 +97,14 @@ def test_wrong_arguments_are_answered_before_a_model_is_loaded(tmp_path: Path, t
         (tiles, tiles / "out", {}, "lies inside the input"),
         (tiles, tiles, {"overwrite": True}, "lies inside the input"),
         (tiles, tmp_path / "out", {"settings": ["predict.batch=0"]}, "greater than or equal to 1"),
+        (tiles, tmp_path / "out", {"tta": "d8"}, "one of none, d4, scales"),
     ]:
         with pytest.raises(LandsegError, match=words):
             predict(tmp_path / "m", inputs, out, **options)  # type: ignore[arg-type]
+    assert loaded == []
+
+
+def test_no_model_is_no_prediction(tmp_path: Path, tiles: Path) -> None:
     with pytest.raises(LandsegError, match="nothing is named"):
         predict([], tiles, tmp_path / "out")
-    assert loaded == []
+    assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Typed settings: one section a room that has knobs, and the recipes that set them. It checks values, not files or machines."""
+"""Recipes: YAML and single settings become typed settings, with an error that names the place. It holds no setting; `settings` does."""
 
 from __future__ import annotations
 
@@ -7,146 +7,13 @@ import re
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ValidationError
 
 from landseg.core.errors import LandsegError
-
-NETWORKS = ("deeplabv3plus", "unet", "unetplusplus", "fpn", "pspnet", "linknet", "manet", "pan", "upernet", "segformer", "dpt")
-
-
-class Section(BaseModel):
-    """A part of a recipe: immutable, no unknown keys, no silent conversion of types."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class ModelConfig(Section):
-    """Which network, and where its weights begin."""
-
-    network: Literal["deeplabv3plus", "unet", "unetplusplus", "fpn", "pspnet", "linknet", "manet", "pan", "upernet", "segformer", "dpt"] = (
-        Field("deeplabv3plus", description="decoder, by the name that segmentation_models_pytorch gives it")
-    )
-    encoder: str = Field("mobilenetv3_large_100", description="encoder: a timm name, or one of segmentation_models_pytorch's own")
-    decoder_channels: tuple[int, ...] | None = Field(
-        None,
-        min_length=5,
-        max_length=5,
-        description="channels of the decoder's five stages, deepest first (unet, unetplusplus, manet); null takes the network's own",
-    )
-    weights: str = Field(
-        "imagenet", description="where the encoder's weights begin: imagenet | none | path of a safetensors or pth file | hf-hub:owner/name"
-    )
-
-
-class TrainConfig(Section):
-    """How long, how fast and on what to train."""
-
-    epochs: int | None = Field(60, ge=1, description="epochs to train; the learning rate's schedule ends there")
-    minutes: float | None = Field(
-        None, gt=0, description="minutes to train, validation included; when set it ends the run and the schedule in place of train.epochs"
-    )
-    batch: int = Field(16, ge=1, description="tiles (or crops of them) a step")
-    crop: int | None = Field(
-        None,
-        ge=16,
-        le=4096,
-        description="edge length in pixels of the square crops that training takes of larger tiles, as many an epoch as cover their area; "
-        "null takes the shape that most training tiles have, or 512 where that is longer than 1024 a side",
-    )
-    size: int | None = Field(
-        None,
-        ge=16,
-        le=4096,
-        description="edge length in pixels to which training tiles (or crops) are resized, larger or smaller ones by the same factor, "
-        "predicted ones too; null keeps their own",
-    )
-    optimiser: Literal["sgd", "adamw"] = Field("sgd", description="sgd (momentum, Nesterov) or adamw")
-    lr: float = Field(0.01, gt=0, description="highest learning rate")
-    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd, first beta of adamw")
-    nesterov: bool = Field(True, description="Nesterov's form of sgd's momentum")
-    weight_decay: float = Field(4e-5, ge=0, description="weight decay; biases and normalisation layers have none")
-    schedule: Literal["polynomial", "cosine"] = Field(
-        "polynomial", description="how the learning rate falls: polynomial (power 0.9) or half a cosine"
-    )
-    warmup: float = Field(0.02, ge=0, lt=1, description="share of the run in which the learning rate rises, from a tenth of the highest")
-    clip: float | None = Field(None, gt=0, description="largest norm of the gradient; null does not clip")
-    ema: float | None = Field(
-        None, gt=0, lt=1, description="decay a step of the weights' moving average that is validated and kept; null keeps the weights"
-    )
-    patience: int | None = Field(
-        None, ge=1, description="validations without a better mIoU after which the run stops early; null never does"
-    )
-    validate_every: int = Field(1, ge=1, description="epochs between validations; the last epoch is always validated")
-    save_minutes: float = Field(
-        10.0,
-        gt=0,
-        description="minutes between states within an epoch; its end saves one too, where that takes less than 5 % of the time",
-    )
-    seed: int = Field(0, ge=0, lt=2**31, description="seed of every random draw")
-    precision: Literal["auto", "32", "bf16", "16"] = Field(
-        "auto", description="arithmetic: 32, bf16 or 16 bits; auto takes bf16 on a GPU that has it, else 32"
-    )
-    compile: bool = Field(False, description="compile the network with torch.compile (needs a C++ compiler; pays on runs of many steps)")
-    device: str = Field("auto", description="auto | cpu | cuda | cuda:1 | mps")
-
-    @field_validator("precision", mode="before")
-    @classmethod
-    def _bits(cls, value: object) -> object:
-        return str(value) if type(value) is int else value  # `precision: 32` is what a person writes
-
-
-class DataConfig(Section):
-    """How tiles reach the training loop."""
-
-    pack: bool = Field(True, description="decode all tiles once into a memory-mapped file; false decodes them anew each epoch")
-    workers: int | None = Field(None, ge=1, description="threads that decode; null uses every core")
-
-
-class AugmentConfig(Section):
-    """Random changes to each training tile; image and label move together."""
-
-    flips: bool = Field(True, description="left-right and up-down flips, each with probability one half")
-    quarter_turns: bool = Field(True, description="rotation by 0, 90, 180 or 270 degrees (square tiles; others turn by 180)")
-    rotation_deg: float = Field(
-        0.0, ge=0, le=180, description="largest rotation in degrees, drawn evenly; what it exposes becomes the ignore index"
-    )
-    blur: float = Field(0.0, ge=0, le=1, description="share of tiles that are blurred (Gaussian, sigma 0.5 to 1.5 pixels)")
-
-
-class LossConfig(Section):
-    """What training lowers."""
-
-    name: Literal["cross_entropy"] = Field("cross_entropy", description="cross-entropy over the labelled pixels of the batch")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each target spread over all classes")
-    class_weights: tuple[float, ...] | None = Field(None, description="one weight a class, in the order of the ids; null weighs all alike")
-
-
-class PredictConfig(Section):
-    """How a trained model is run."""
-
-    batch: int = Field(16, ge=1, description="tiles a step of the network")
-    device: str = Field("auto", description="auto | cpu | cuda | cuda:1 | mps")
-    bands: tuple[int, ...] | None = Field(None, description="which bands of each image to use, counted from 1; null uses all")
-
-
-class Recipe(Section):
-    """Every setting of landseg."""
-
-    model: ModelConfig = ModelConfig()
-    train: TrainConfig = TrainConfig()
-    data: DataConfig = DataConfig()
-    augment: AugmentConfig = AugmentConfig()
-    loss: LossConfig = LossConfig()
-    predict: PredictConfig = PredictConfig()
-
-    @model_validator(mode="after")
-    def _ends(self) -> Recipe:
-        if self.train.epochs is None and self.train.minutes is None:
-            raise ValueError("train.epochs and train.minutes are both null, so the run would never end; set one")
-        return self
+from landseg.core.settings import Recipe
 
 
 def load_recipe(recipe: str | Path | None = None, settings: Sequence[str] = ()) -> Recipe:
@@ -193,20 +60,43 @@ def parse_recipe(values: dict[str, Any], where: dict[str, str] | None = None, na
     try:
         return Recipe.model_validate(_tuples(values))
     except ValidationError as error:
-        first = error.errors()[0]
-        parts = [str(part) for part in first["loc"]]
-        key = ".".join(parts)
+        faults = error.errors()
+        # Of a setting that may be one thing or another, each is tried and fails; the one that came furthest fits best.
+        first = max((fault for fault in faults if fault["loc"][:2] == faults[0]["loc"][:2]), key=lambda fault: len(fault["loc"]))
+        branches = [part for part in first["loc"][2:] if isinstance(part, str)]
+        parts = [str(part) for part in first["loc"] if part not in branches]
+        key, message = ".".join(parts), first["msg"].removeprefix("Value error, ").replace("valid tuple", "list").replace("Tuple", "List")
         origins = where or {}
         near = (text for known, text in origins.items() if known.startswith(f"{key}.") or key.startswith(f"{known}."))
         origin = origins.get(key) or next(near, name)
         if first["type"] == "extra_forbidden":
             raise _unknown(origin, parts) from error
-        if not parts:
-            raise LandsegError(
-                origin, first["msg"].removeprefix("Value error, "), "settings that fit together", "see `landseg recipe show default`"
-            ) from error
-        needed = first["msg"][0].lower() + first["msg"][1:]
-        raise LandsegError(f"{origin}: {key}", f"{first['input']!r}", needed, describe(re.sub(r"(\.\d+)+$", "", key))) from error
+        if first["type"] == "value_error" and len(parts) < 2:
+            raise _misfit(message, parts, origins, name) from error
+        field, needed = re.sub(r"(\.\d+)+$", "", key), message[0].lower() + message[1:]
+        kind = next((kind for known, kind, *_ in fields() if known == field), "")
+        if branches:
+            needed = f"{needed} (the whole is one of {kind})" if len(parts) > 2 else f"one of {kind}"
+        if (
+            first["type"] in ("missing", "too_long") and ", " in kind
+        ):  # a place of a list of fixed length is empty, or there is one too many
+            key, needed = field, f"a list of {kind.count(', ') + 1} numbers"
+        found = list(first["input"]) if isinstance(first["input"], tuple) else first["input"]
+        raise LandsegError(f"{origin}: {key}", f"{found!r}", needed, describe(field)) from error
+
+
+def _misfit(message: str, parts: Sequence[str], origins: dict[str, str], name: str) -> LandsegError:
+    """Of settings that do not fit together, those that the message names or else all of the section; a single setting is to blame first.
+
+    A message is what was found, what is needed where more can be said than that they fit, and what to do, with semicolons between.
+    """
+    named = re.findall(r"\b[a-z_]+\.[a-z_]+\b", message.partition(";")[0])
+    keys = named or [known for known in origins if known.startswith(".".join([*parts, ""]))]
+    found = [origins[key] for key in keys if key in origins]
+    origin = next((one for one in reversed(found) if one.startswith("--set ")), found[0] if found else name)
+    said, _, rest = message.partition("; ")
+    needed, _, do = rest.rpartition("; ")
+    return LandsegError(origin, said, needed or "settings that fit together", do or "see `landseg recipe show default`")
 
 
 def recipe_names() -> list[str]:
@@ -239,15 +129,20 @@ def fields() -> Iterator[tuple[str, str, str, str]]:
     """Every setting: dotted key, type, default as YAML, description."""
     for section, holder in Recipe.model_fields.items():
         for key, field in holder.default.__class__.model_fields.items():
-            kind = re.sub(r"typing\.|<class '(\w+)'>", r"\1", str(field.annotation)).replace("NoneType", "null").replace("None", "null")
-            choices = re.findall(r"'([^']+)'", kind) if "Literal" in kind else []
             value = yaml.safe_dump(field.default, default_flow_style=True).removesuffix("...\n").strip()
-            yield (
-                f"{section}.{key}",
-                " | ".join(choices) or kind.replace("tuple[", "list[").replace(", ...]", "]"),
-                value,
-                field.description or "",
-            )
+            yield f"{section}.{key}", _kind(field.annotation), value, field.description or ""
+
+
+def _kind(annotation: Any) -> str:
+    """A type in words that a recipe's writer knows: ``none | inverse``, ``list[float]``, ``int | null``."""
+    inner = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return " | ".join(map(str, inner))
+    if get_origin(annotation) is tuple:
+        return f"list[{', '.join(_kind(item) for item in inner if item is not Ellipsis)}]"
+    if inner:
+        return " | ".join(map(_kind, inner))
+    return "null" if annotation is type(None) else str(annotation.__name__)
 
 
 def describe(key: str) -> str:

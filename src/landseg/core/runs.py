@@ -15,12 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from landseg.core.errors import LandsegError
-from landseg.core.files import lock, sweep_partials, unwritable, write_json, write_text
+from landseg.core.files import lock, refuse_existing, sweep_partials, unwritable, write_json, write_text
 
 log = logging.getLogger("landseg")
 
 PACKAGES = ("landseg", "torch", "lightning-fabric", "segmentation-models-pytorch", "timm", "numpy", "opencv-python-headless", "rasterio")
 """Whose versions a run remembers."""
+
+
+PREVIEW = "preview.html"
+"""A page that may lie in a run folder before there is a run, and stays there when a run begins or is replaced."""
 
 
 class Run:
@@ -159,6 +163,19 @@ def read_surroundings(folder: Path) -> dict[str, Any]:
     return content
 
 
+def refuse_existing_run(folder: Path, *, overwrite: bool) -> None:
+    """Refuse a folder with something in it, unless the user said ``--overwrite``; a preview alone is nothing.
+
+    Raises:
+        LandsegError: `folder` is a file, holds more than a preview, or cannot be read.
+    """
+    try:
+        is_preview = folder.is_dir() and [path.name for path in folder.iterdir()] == [PREVIEW]
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    refuse_existing(folder, overwrite=overwrite or is_preview)
+
+
 def clear(folder: Path) -> None:
     """Remove a former run from its folder, and nothing that a run does not write.
 
@@ -166,9 +183,9 @@ def clear(folder: Path) -> None:
         LandsegError: The folder holds something else.
     """
     own = re.compile(
-        r"recipe\.yaml|environment\.json|metrics\.jsonl|log\.txt|state|model|report|\.model\.(new|old)|events\.out\.tfevents\..*|\..*\.partial"
+        r"recipe\.yaml|environment\.json|metrics\.jsonl|log\.txt|state|model|report(-\w+)*|\.model\.(new|old)|events\.out\.tfevents\..*|\..*\.partial"
     )
-    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    found = [path for path in sorted(folder.iterdir()) if path.name != PREVIEW] if folder.is_dir() else []
     strange = [path.name for path in found if not own.fullmatch(path.name) and not path.name.startswith(".")]
     if strange:
         raise LandsegError(folder, f"{strange[0]} is in it, which no run writes", "a run folder, or an empty one", "choose another --out")

@@ -56,7 +56,7 @@ def overlay_jpeg(
     step = math.ceil(max(ids.shape) / _JPEG_SIDE)
     image, ids = image[::step, ::step], ids[::step, ::step]
     picture = rgb_picture(image, bands, scaling)
-    border = _is_border(ids)
+    border = is_border(ids)
     drawn = np.empty(picture.shape, np.uint8)
     for rows in _strips(ids.shape):
         ground = picture[rows].astype(np.float32)
@@ -117,7 +117,7 @@ def _strips(shape: tuple[int, ...]) -> Iterator[slice]:
     return (slice(row, row + step) for row in range(0, shape[0], step))
 
 
-def _is_border(ids: np.ndarray) -> np.ndarray:
+def is_border(ids: np.ndarray) -> np.ndarray:
     """True where a pixel's class differs from that of a neighbour above, below, left or right."""
     border = np.zeros(ids.shape, bool)
     across, down = ids[:, 1:] != ids[:, :-1], ids[1:] != ids[:-1]

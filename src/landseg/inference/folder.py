@@ -29,6 +29,8 @@ from landseg.data.inputs import TileInput
 from landseg.data.overlay import overlay_jpeg
 from landseg.data.tiles import UnreadableTile, decode_image, encode_label
 from landseg.inference.pieces import by_pieces, piece_edge
+from landseg.inference.tta import augmented
+from landseg.network.probs import softmax
 
 if TYPE_CHECKING:
     from landseg.network.engine import Engine
@@ -85,6 +87,7 @@ def predict_tiles(
     overlay: bool = False,
     probabilities: bool = False,
     bands: tuple[int, ...] | None = None,
+    tta: str = "none",
     fingerprint: str = "",
     overwrite: bool = False,
 ) -> FolderPrediction:
@@ -101,6 +104,7 @@ def predict_tiles(
         overlay: Also write the image under the classes' colours.
         probabilities: Also write the softmax, float16 (K, H, W).
         bands: Bands to take of each image, counted from 1; None takes all.
+        tta: none | d4 | scales: test-time augmentation (`inference.tta`); it is recorded as the model is.
         fingerprint: Tells models apart; it is recorded, and a prediction by another model is not continued.
         overwrite: Replace an earlier prediction in `out`.
 
@@ -115,11 +119,10 @@ def predict_tiles(
             "predict.bands", f"{list(bands)}", f"the model was trained on {len(card.bands)} bands ({', '.join(card.bands)})",
             "name as many, counted from 1, in that order",
         )  # fmt: skip
-    run = _Run(engine, out, overlay, probabilities, bands, piece_edge(card.tile_size, card.factor))
+    run = _Run(augmented(engine, tta), out, overlay, probabilities, bands, piece_edge(card.tile_size, card.factor))
+    how = {"model": fingerprint, "tta": tta, "overlay": overlay, "probabilities": probabilities}
     begun = {
-        "model": fingerprint,
-        "overlay": overlay,
-        "probabilities": probabilities,
+        **how,
         "bands": None if bands is None else list(bands),
         "inputs": hashlib.sha256("\n".join(sorted(f"{tile.name}\t{tile.version}" for tile in todo)).encode()).hexdigest(),
         "tiles": sorted(tile.name for tile in todo),
@@ -141,12 +144,10 @@ def predict_tiles(
         out / FINISHED,
         {
             "classes": [item.model_dump(mode="json") for item in card.classes],
-            "model": fingerprint,
+            **how,
             "count": files,
             "tiles": sorted(tile.name for tile in todo if tile.name not in run.unreadable),
             "unreadable": dict(sorted(run.unreadable.items())),
-            "overlay": overlay,
-            "probabilities": probabilities,
         },
     )
     (out / BEGUN).unlink(missing_ok=True)
@@ -198,7 +199,7 @@ def _ids_by_pieces(run: _Run, name: str, image: np.ndarray, begin: Callable[[], 
                 probs = files.enter_context(_mapped(run.out / f"{name}.npy", (len(scores), *ids.shape)))
             ids[window.slices] = _ids(scores, name)
             if probs is not None:
-                probs[:, *window.slices] = _probabilities(scores)
+                probs[:, *window.slices] = softmax(scores[None])[0]
     return ids
 
 
@@ -294,7 +295,7 @@ def _write(run: _Run, name: str, image: np.ndarray, scores: np.ndarray) -> int:
     ids = _ids(scores, name)
     if run.probabilities:
         buffer = io.BytesIO()
-        np.save(buffer, _probabilities(scores))
+        np.save(buffer, softmax(scores[None])[0].astype(np.float16))
         write_bytes(run.out / f"{name}.npy", buffer.getvalue())
     return _write_maps(run, name, image, ids)
 
@@ -320,12 +321,6 @@ def _ids(scores: np.ndarray, name: str) -> np.ndarray:
             name, "the network gave no finite number", "finite logits", "predict on another device, or train the model again"
         )
     return ids
-
-
-def _probabilities(scores: np.ndarray) -> np.ndarray:
-    """Logits (K, H, W) → softmax over K, float16. The highest logit is taken off first, so that nothing overflows."""
-    powers = np.exp(scores - scores.max(axis=0))
-    return np.asarray(powers / powers.sum(axis=0), np.float16)
 
 
 @contextmanager

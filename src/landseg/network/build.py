@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from segmentation_models_pytorch.encoders import encoders as smp_encoders
 from torch import Tensor, nn
 
-from landseg.core.config import NETWORKS
 from landseg.core.errors import LandsegError
+from landseg.core.settings import NETWORKS
 
 _CLASSES = {
     "deeplabv3plus": smp.DeepLabV3Plus,
@@ -67,7 +67,7 @@ class Network(nn.Module):
     def __init__(self, body: nn.Module, normalisation: Normalisation, smallest: int = 1) -> None:
         super().__init__()
         self.body = body
-        self._smallest = smallest  # a shorter edge is filled up for the body, by repeating its last row or column
+        self.smallest = smallest  # a shorter edge is filled up for the body, by repeating its last row or column
         self._is_scaled = normalisation.scaling is not None
         buffers = {"mean": normalisation.mean, "std": normalisation.std}
         if normalisation.scaling is not None:
@@ -85,8 +85,8 @@ class Network(nn.Module):
             # A missing value is what the statistics took it for: nothing, so the mean. One NaN would spread over all logits.
             scaled = torch.where(torch.isfinite(values), scaled, 0.0)
         height, width = scaled.shape[-2:]
-        if min(height, width) < self._smallest:
-            below, right = max(0, self._smallest - height), max(0, self._smallest - width)
+        if min(height, width) < self.smallest:
+            below, right = max(0, self.smallest - height), max(0, self.smallest - width)
             return cast(Tensor, self.body(F.pad(scaled, (0, right, 0, below), mode="replicate"))[..., :height, :width])
         return cast(Tensor, self.body(scaled))
 
@@ -102,7 +102,7 @@ def build(
     """Build an untrained network.
 
     Args:
-        network: A name of `core.config.NETWORKS`.
+        network: A name of `core.settings.NETWORKS`.
         encoder: A timm name or one of segmentation_models_pytorch's own.
         bands: Number of bands B of the images.
         classes: Number of classes K.
@@ -120,15 +120,19 @@ def build(
             "model.decoder_channels", f"set for {network}", f"one of {', '.join(_STAGED)}", "--set model.decoder_channels=null"
         )
     try:
-        return Network(_tried_body(network, name, bands, classes, options), normalisation, _TRIAL if network == "pan" else 1)
+        body = _tried_body(network, name, bands, classes, options)
     except _MISFIT as error:
         fits = [other for other in NETWORKS if other != network and _fits(other, name, bands, classes)]
+        do = f"--set model.network={fits[0]}" if fits else "choose another encoder, for example resnet50"
+        if name in smp_encoders and timm.is_model(name) and _fits(network, f"tu-{name}", bands, classes):
+            do += f", or --set model.encoder=tu-{name}, which is timm's own"
         raise LandsegError(
             f"model.network={network}",
             f"it does not fit the encoder {encoder} ({_first_line(error)})",
             f"a pair that fits: {encoder} goes with {', '.join(fits) or 'none of the networks'}",
-            f"--set model.network={fits[0]}" if fits else "choose another encoder, for example resnet50",
+            do,
         ) from error
+    return Network(body, normalisation, TRIAL if network == "pan" or not _takes(body, bands, STRIDE) else 1)
 
 
 def encoder_name(encoder: str) -> str:
@@ -164,7 +168,7 @@ def encoder_normalisation(encoder: str) -> Normalisation:
     return Normalisation(tuple(255 * value for value in mean), tuple(255 * value for value in std))
 
 
-_TRIAL = 4 * STRIDE
+TRIAL = 4 * STRIDE
 """Edge length of the image on which a new network is tried; pan pools stride 32 three times more."""
 
 # What timm and segmentation_models_pytorch raise for a pair that does not fit.
@@ -187,10 +191,22 @@ def _tried_body(network: str, name: str, bands: int, classes: int, more: dict[st
     """A body that has shown on one small image that its parts fit; some pairs build and fail only then."""
     body = _body(network, name, bands, classes, more).eval()
     with torch.inference_mode():
-        shape = tuple(body(torch.zeros(1, bands, _TRIAL, _TRIAL)).shape)
-    if shape != (1, classes, _TRIAL, _TRIAL):
-        raise ValueError(f"an image of {_TRIAL} × {_TRIAL} gives logits of shape {shape}")
+        shape = tuple(body(torch.zeros(1, bands, TRIAL, TRIAL)).shape)
+    if shape != (1, classes, TRIAL, TRIAL):
+        raise ValueError(f"an image of {TRIAL} × {TRIAL} gives logits of shape {shape}")
     return body.train()
+
+
+def _takes(body: nn.Module, bands: int, edge: int) -> bool:
+    """False where nothing is left of so small an image: a few encoders convolve without padding."""
+    try:
+        with torch.inference_mode():
+            body.eval()(torch.zeros(1, bands, edge, edge))
+    except RuntimeError:
+        return False
+    finally:
+        body.train()
+    return True
 
 
 def _fits(network: str, name: str, bands: int, classes: int) -> bool:

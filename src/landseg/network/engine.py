@@ -17,6 +17,7 @@ from torch import Tensor
 from landseg.core.errors import LandsegError
 from landseg.network.build import STRIDE, Network
 from landseg.network.checkpoint import ModelCard, load_model
+from landseg.network.probs import mean_logits
 
 _TRAVELS_AS = {"uint16": "int32", "uint32": "float32", "uint64": "float32", "float64": "float32"}
 
@@ -26,8 +27,8 @@ class Engine(Protocol):
 
     card: ModelCard
 
-    def logits(self, images: np.ndarray) -> np.ndarray:
-        """(N, H, W, C) → (N, K, H, W) float32."""
+    def logits(self, images: np.ndarray, scale: float = 1.0) -> np.ndarray:
+        """(N, H, W, C) → (N, K, H, W) float32; the network sees the images larger by `scale` than it otherwise would."""
         ...
 
     def preds(self, images: np.ndarray) -> np.ndarray:
@@ -43,31 +44,34 @@ class TorchEngine:
         self.device = device
         self._network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
-    def logits(self, images: np.ndarray) -> np.ndarray:
+    def logits(self, images: np.ndarray, scale: float = 1.0) -> np.ndarray:
         """(N, H, W, C) → (N, K, H, W) float32."""
         with torch.inference_mode():
-            return self._logits(images).float().cpu().numpy()
+            return self._logits(images, scale).float().cpu().numpy()
 
     def preds(self, images: np.ndarray) -> np.ndarray:
         """(N, H, W, C) → (N, H, W) uint8 class ids."""
         with torch.inference_mode():
             return self._logits(images).argmax(1).to(torch.uint8).cpu().numpy()
 
-    def _logits(self, images: np.ndarray) -> Tensor:
-        return full_size_logits(self._network, to_tensor(images, self.device), self.card.factor)
+    def _logits(self, images: np.ndarray, scale: float = 1.0) -> Tensor:
+        # The two factors as one: an image is resampled once, from all of its pixels.
+        return full_size_logits(self._network, to_tensor(images, self.device), self.card.factor * scale)
 
 
 class Ensemble:
-    """Several engines whose probabilities are averaged; its logits are the logarithms of the mean."""
+    """Several engines whose probabilities are averaged; its logits are the logarithms of the mean.
+
+    They share classes, bands and type; networks, training sizes and tile sizes are their own.
+    """
 
     def __init__(self, engines: Sequence[Engine]) -> None:
-        self.card = engines[0].card
-        self._engines = engines
+        self.card = _joint_card([engine.card for engine in engines])
+        self.engines = tuple(engines)
 
-    def logits(self, images: np.ndarray) -> np.ndarray:
+    def logits(self, images: np.ndarray, scale: float = 1.0) -> np.ndarray:
         """(N, H, W, C) → (N, K, H, W) float32."""
-        total: np.ndarray = sum(softmax(engine.logits(images)) for engine in self._engines)  # type: ignore[assignment]
-        return np.log(np.maximum(total / len(self._engines), np.finfo(np.float32).tiny))
+        return mean_logits(engine.logits(images, scale) for engine in self.engines)
 
     def preds(self, images: np.ndarray) -> np.ndarray:
         """(N, H, W, C) → (N, H, W) uint8 class ids."""
@@ -78,8 +82,10 @@ def load_engine(models: Sequence[Path], device: str = "auto") -> Engine:
     """Load one model, or several as an ensemble.
 
     Raises:
-        LandsegError: No model there, or models of an ensemble that differ in classes or bands.
+        LandsegError: None is named, no model there, or models of an ensemble that differ in classes or bands.
     """
+    if not models:
+        raise LandsegError("MODEL", "nothing is named", "a run folder or a model folder", "name at least one")
     place = choose_device(device, "predict.device")
     engines = [TorchEngine(*load_model(path), place) for path in models]
     first = engines[0].card
@@ -122,8 +128,10 @@ def to_tensor(images: np.ndarray, device: torch.device) -> Tensor:
     torch computes in no unsigned numbers beyond uint8, so such images travel as others; the network computes in float32 anyway.
     """
     batch = images.astype(_TRAVELS_AS.get(images.dtype.name, images.dtype), copy=False)
-    batch = batch if batch.flags.writeable else batch.copy()  # torch has no read-only tensors
-    return torch.from_numpy(np.ascontiguousarray(batch)).permute(0, 3, 1, 2).to(device, non_blocking=True)
+    if not batch.flags.c_contiguous or not batch.flags.writeable or min(batch.strides) < 0:
+        # torch has neither read-only tensors nor negative steps, which numpy takes for contiguous along an axis of length 1.
+        batch = batch.copy()
+    return torch.from_numpy(batch).permute(0, 3, 1, 2).to(device, non_blocking=True)
 
 
 def full_size_logits(network: torch.nn.Module, images: Tensor, factor: float) -> Tensor:
@@ -143,12 +151,25 @@ def full_size_logits(network: torch.nn.Module, images: Tensor, factor: float) ->
 
 
 def fit(images: Tensor, factor: float) -> Tensor:
-    """Images resized by a factor: averaged when made smaller, bilinear when made larger."""
+    """Images resized by a factor: averaged when made smaller, bilinear when made larger.
+
+    Missing values (not finite) do not spread: a pixel is NaN where more than half of what it is made of is missing, else made of the rest.
+    """
     shape = fitted_shape(images.shape[-2], images.shape[-1], factor)
     if shape == tuple(images.shape[-2:]):
         return images
-    is_smaller = factor < 1
-    return F.interpolate(images.float(), shape, mode="area" if is_smaller else "bilinear", align_corners=None if is_smaller else False)
+
+    def resized(values: Tensor) -> Tensor:
+        if factor < 1:
+            return F.interpolate(values, shape, mode="area")
+        return F.interpolate(values, shape, mode="bilinear", align_corners=False)
+
+    values = images.float()
+    known = values.isfinite() if images.is_floating_point() else None
+    if known is None or bool(known.all()):
+        return resized(values)
+    weight = resized(known.float())
+    return torch.where(weight >= 0.5, resized(values.where(known, 0.0)) / weight.clamp(min=0.5), torch.nan)
 
 
 def fitted_shape(height: int, width: int, factor: float) -> tuple[int, int]:
@@ -165,7 +186,14 @@ def pad(images: Tensor) -> Tensor:
     return F.pad(images.float(), (0, right, 0, below), mode="replicate")
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities over axis 1, float32."""
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True), np.float32)
+def _joint_card(cards: Sequence[ModelCard]) -> ModelCard:
+    """The first model's card, with a tile size and a factor for all: the tiles of the model whose network sees the most pixels of one,
+    at the factor of the model that enlarges most. So neither pieces of large images nor batches take any model's network beyond
+    what one of them asks for alone, whatever the pair; a model that was trained on longer tiles sees less around a pixel than it did."""
+    first = cards[0]
+    if all((card.tile_size, card.size) == (first.tile_size, first.size) for card in cards):
+        return first
+    factor = max(card.factor for card in cards)
+    most = max(cards, key=lambda card: card.tile_size[0] * card.tile_size[1] * card.factor**2)
+    height, width = (max(1, int(edge * (most.factor / factor))) for edge in most.tile_size)
+    return first.model_copy(update={"tile_size": (height, width), "size": round(factor * max(height, width))})

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from landseg.core.errors import LandsegError
 from landseg.network.build import Network, encoder_name
+from landseg.network.stages import band_layers
 
 _WRAPPERS = ("module.", "state_dict.", "model.", "encoder.", "backbone.", "body.", "features.")
 """Prefixes that training scripts and libraries put before an encoder's own names."""
@@ -60,18 +61,18 @@ class Loaded:
             return "weights: none, the encoder starts at random"
         line = f"weights: {self.taken} of {self.taken + len(self.missing) + len(self.reshaped)} encoder tensors from {self.source}"
         if self.reshaped:
-            line += f"; there in another shape: {_some(self.reshaped)}"
+            line += f"; there in another shape: {some(self.reshaped)}"
         if self.missing:
-            line += f"; not in it: {_some(self.missing)}"
+            line += f"; not in it: {some(self.missing)}"
         if self.unused:
-            line += f"; not used: {_some(self.unused)}"
+            line += f"; not used: {some(self.unused)}"
         return line + ("; first layer adapted to the bands" if self.is_first_layer_adapted else "")
 
 
 def load_initial(network: Network, encoder: str, weights: str) -> Loaded:
     """Give a new network's encoder its initial weights.
 
-    A first layer for another number of bands is adapted by repeating its kernels over the bands and keeping their sum.
+    Of another number of bands, each layer that sees them is adapted by repeating its kernels over the bands and keeping their sum.
     Source: `timm.models.adapt_input_conv`.
 
     Args:
@@ -110,7 +111,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise LandsegError(
             f"model.weights={path}",
             "no such file",
-            "imagenet, none, hf-hub:owner/name or the path of a safetensors or pth file",
+            "imagenet, none, hf-hub:owner/name or the path of a safetensors or pth file, or of a run",
             "check the path",
         )
     try:
@@ -176,11 +177,13 @@ def _fit(network: Network, found: Mapping[str, Tensor], source: str) -> Loaded:
     encoder = cast(nn.Module, getattr(network.encoder, "model", network.encoder))
     own = encoder.state_dict()
     matched = _match(own, found)
-    first = _first_layer(encoder)
-    pretrained = matched.get(first)
-    is_adapted = False
-    if pretrained is not None and pretrained.ndim == 4 and pretrained.shape[1] == 3 != own[first].shape[1]:
-        matched[first], is_adapted = adapt_input_conv(own[first].shape[1], pretrained), True
+    placed = {id(tensor) for tensor in matched.values()}
+    prefix = "" if encoder is network.encoder else "model."
+    bands, is_adapted = network.mean.shape[1], False
+    for first in (f"{name.removeprefix(prefix)}.weight" for name in band_layers(network)):
+        pretrained = matched.get(first)
+        if pretrained is not None and pretrained.ndim == 4 and pretrained.shape[1] == 3 != bands:
+            matched[first], is_adapted = adapt_input_conv(bands, pretrained), True
     taken = {name: tensor for name, tensor in matched.items() if tensor.shape == own[name].shape}
     # Counters of batch normalisation are no weights; older files lack them.
     missing = tuple(name for name in own if name not in matched and not name.endswith("num_batches_tracked"))
@@ -188,13 +191,12 @@ def _fit(network: Network, found: Mapping[str, Tensor], source: str) -> Loaded:
     if not any(tensor.ndim > 1 for tensor in taken.values()):
         raise LandsegError(
             f"model.weights={source}",
-            f"none of its {len(found)} tensors fits the encoder (it has {_some(tuple(found))}; the encoder wants {_some(tuple(own))})",
+            f"none of its {len(found)} tensors fits the encoder (it has {some(tuple(found))}; the encoder wants {some(tuple(own))})",
             "weights of this very encoder",
             "name the encoder they belong to with --set model.encoder=NAME",
         )
     encoder.load_state_dict(taken, strict=False)
-    used = {id(tensor) for tensor in matched.values()} | ({id(pretrained)} if is_adapted else set())
-    unused = tuple(name for name, tensor in found.items() if id(tensor) not in used)
+    unused = tuple(name for name, tensor in found.items() if id(tensor) not in placed)
     return Loaded(source, sum(not name.endswith("num_batches_tracked") for name in taken), missing, unused, reshaped, is_adapted)
 
 
@@ -221,10 +223,6 @@ def _prefixes(names: Mapping[str, Tensor]) -> set[str]:
     return chains
 
 
-def _first_layer(encoder: nn.Module) -> str:
-    """Name of the weight that sees the bands: the first convolution's."""
-    return next((f"{name}.weight" for name, module in encoder.named_modules() if isinstance(module, nn.Conv2d)), "")
-
-
-def _some(names: tuple[str, ...]) -> str:
+def some(names: tuple[str, ...]) -> str:
+    """The first three of many names, and how many more there are."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

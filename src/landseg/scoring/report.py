@@ -303,7 +303,8 @@ def _definitions(report: EvaluationReport) -> dict[str, str]:
     sure = (
         f"{_SURE} of {_count(RESAMPLES)} bootstrap resamples lie in it; whole groups (tiles that belong together) are drawn "
         "with replacement, because pixels and neighbouring tiles resemble each other. None is given for fewer than two groups, or for a "
-        "class that occurs in fewer than two. Efron & Tibshirani 1993, chapters 8 and 13."
+        "class that occurs in fewer than two. With few groups it is too narrow: 2 of them hold the truth about half the time, "
+        "8 about 87 times in a hundred. Efron & Tibshirani 1993, chapters 8 and 13."
     )
     return {
         "Pooling": "Pixels are pooled over the whole part, never averaged per image. Pixels whose label is the ignore index are left out.",

@@ -1,4 +1,7 @@
-"""What the training loop draws from: shuffled batches of tiles or crops of one shape, read ahead on a thread. It changes no pixel value."""
+"""What the training loop draws from: shuffled batches of tiles or crops of one shape, read ahead on a thread.
+
+It changes no pixel value; which tiles come is decided in `sampling`, which are made of two in `mixing`.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,17 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from landseg.core.classes import IGNORE_INDEX
 from landseg.core.progress import parallel_map
+from landseg.core.settings import AugmentConfig, SampleConfig
 from landseg.data.pack import TileStore
 from landseg.training.draws import tile_keys, uniform
+from landseg.training.mixing import mix
+from landseg.training.sampling import copies, factors, with_labels
 
 _AHEAD = 3
 """Batches that may wait for the loop."""
@@ -49,6 +56,9 @@ class Batches:
     dense as in the whole tile, so that sparse labels are met and dense ones are met evenly. Batches of an epoch differ in size by one at
     most, so that nothing is left out and no batch is too small for batch normalisation.
 
+    Where tiles of rare classes come more often, an epoch is as long as without; each further time is another draw of everything: of the
+    crop's place, of what is mixed into it, of how it is augmented.
+
     Args:
         store: The tiles.
         indices: Which of them.
@@ -56,21 +66,41 @@ class Batches:
         seed: Of order and crops.
         workers: Threads that decode, where the store decodes at each reading; every core when None.
         crop: Edge length in pixels of the crops; see `crop_shape`.
+        sample: Which tiles an epoch has; every one once when None.
+        augment: Its `class_mix` and `cut_mix` are done here; nothing is mixed when None.
+
+    Attributes:
+        count: Batches an epoch, the same in each.
+        dropped: Tiles that never come, because nothing in them is labelled.
     """
 
     def __init__(
-        self, store: TileStore, indices: Sequence[int], size: int, seed: int, workers: int | None = None, crop: int | None = None
+        self,
+        store: TileStore,
+        indices: Sequence[int],
+        size: int,
+        seed: int,
+        workers: int | None = None,
+        crop: int | None = None,
+        sample: SampleConfig | None = None,
+        augment: AugmentConfig | None = None,
     ) -> None:
         self._store, self._seed = store, seed
-        sizes = np.array([(store.entries[i].height, store.entries[i].width) for i in indices], np.int64)
+        kept = indices if sample is None else with_labels(store.entries, indices, sample)
+        self.dropped = len(indices) - len(kept)
+        sizes = np.array([(store.entries[i].height, store.entries[i].width) for i in kept], np.int64)
         self.shape = crop_shape(sizes, crop)
         counts = sizes.prod(1) // np.minimum(sizes, self.shape).prod(1)
-        self._indices = np.repeat(np.asarray(indices, np.int64), counts)
-        names = [store.entries[i].name for i in indices]
+        self._indices = np.repeat(np.asarray(kept, np.int64), counts)
         # The first crop has the tile's own key; no tile's name holds a zero byte.
-        self._keys = tile_keys([f"{name}\0{k}" if k else name for name, count in zip(names, counts, strict=True) for k in range(count)])
+        self._crops = np.concatenate([np.arange(count) for count in counts])
+        self._keys = tile_keys([self._name(at, crop) for at, crop in zip(self._indices.tolist(), self._crops.tolist(), strict=True)])
+        is_repeated = sample is not None and sample.repeat > 1
+        self._wanted = np.repeat(factors(store.entries, kept, sample), counts) if sample is not None and is_repeated else None
         if len(self._indices) == 1:  # one image makes no variance for batch normalisation: it comes twice
-            self._indices, self._keys = self._indices.repeat(2), self._keys.repeat(2)
+            self._indices, self._keys, self._wanted = self._indices.repeat(2), self._keys.repeat(2), None
+        self._mixing = augment if augment is not None and augment.class_mix + augment.cut_mix > 0 else None
+        self._by_key = np.argsort(self._keys, kind="stable")  # a partner is drawn whatever the order of the indices
         # As few as hold `size` at most (what the memory was found to hold), of two at least.
         self.count = max(1, min(math.ceil(len(self._indices) / size), len(self._indices) // 2))
         self._workers = 1 if store.is_mapped else workers
@@ -80,30 +110,78 @@ class Batches:
         """Tiles and crops an epoch."""
         return len(self._indices)
 
+    def often(self, epoch: int) -> dict[int, float]:
+        """How often an epoch shows each tile, by its number in the store: 1 is once, or in as many crops as cover it."""
+        units, _ = self._drawn(epoch)
+        whole, shown = np.bincount(self._indices), np.bincount(self._indices[units], minlength=int(self._indices.max()) + 1)
+        return {int(i): float(shown[i] / whole[i]) for i in np.flatnonzero(whole)}
+
+    def samples(self, epoch: int, tiles: Sequence[int]) -> tuple[list[int], Batch]:
+        """What an epoch makes of some tiles, for a look: those of them that come in it, and the first image of each as a batch."""
+        units, keys = self._drawn(epoch)
+        found = self._indices[units]
+        firsts = {tile: int(places[0]) for tile in tiles if len(places := np.flatnonzero(found == tile))}
+        chosen = list(firsts.values())
+        return list(firsts), self._make(epoch, units[chosen], keys[chosen])
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of one epoch from batch `start` on, in the epoch's own order, made ahead of their use."""
-        order = np.argsort(uniform(self._seed, epoch, self._keys, "order"), kind="stable")
+        units, keys = self._drawn(epoch)
+        order = np.argsort(uniform(self._seed, epoch, keys, "order"), kind="stable")
         pixels = math.ceil(len(order) / self.count) * self.shape[0] * self.shape[1]
         size = pixels * (self._store.bands * np.dtype(self._store.dtype).itemsize + 1)
         ahead = max(1, min(_AHEAD, _AHEAD_BYTES // size))
-        yield from _read_ahead((self._make(epoch, chosen) for chosen in np.array_split(order, self.count)[start:]), ahead)
+        chosen = np.array_split(order, self.count)[start:]
+        yield from _read_ahead((self._make(epoch, units[part], keys[part]) for part in chosen), ahead)
 
-    def _make(self, epoch: int, chosen: np.ndarray) -> Batch:
-        keys = self._keys[chosen]
-        images = np.zeros((len(chosen), *self.shape, self._store.bands), self._store.dtype)
-        labels = np.full((len(chosen), *self.shape), IGNORE_INDEX, np.uint8)
+    def _name(self, index: int, crop: int, again: int = 0) -> str:
+        """What a tile's or crop's key is made of. No two are equal: one zero byte stands before a crop, two before a further time."""
+        name = self._store.entries[index].name
+        return f"{name}\0{crop}\0{again}" if again else f"{name}\0{crop}" if crop else name
+
+    def _drawn(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Which tile or crop, by its number, and which key each image of an epoch has."""
+        if self._wanted is None:
+            return np.arange(len(self._keys)), self._keys
+        often = copies(self._wanted, self._seed, epoch, self._keys)
+        units = np.repeat(np.arange(len(often)), often)
+        again = np.arange(len(units)) - np.repeat(np.cumsum(often) - often, often)
+        keys, further = self._keys[units], np.flatnonzero(again)
+        if len(further):
+            parts = (self._indices[units[further]], self._crops[units[further]], again[further])
+            keys[further] = tile_keys([self._name(*part) for part in zip(*(part.tolist() for part in parts), strict=True)])
+        return units, keys
+
+    def _make(self, epoch: int, units: np.ndarray, keys: np.ndarray) -> Batch:
+        images = np.zeros((len(keys), *self.shape, self._store.bands), self._store.dtype)
+        labels = np.full((len(keys), *self.shape), IGNORE_INDEX, np.uint8)
 
         def fill(n: int) -> None:
-            i = int(self._indices[chosen[n]])
-            label = self._store.label(i)
-            taken = self._place(i, label, epoch, keys[n : n + 1])
-            height, width = label[taken].shape
-            images[n, :height, :width] = self._store.image(i)[taken]
-            labels[n, :height, :width] = label[taken]
+            key = keys[n : n + 1]
+            image, label = self._taken(units[n], epoch, key)
+            height, width = label.shape
+            images[n, :height, :width], labels[n, :height, :width] = image, label
+            if self._mixing is not None:
+                partner = partial(self._partner, units[n], epoch, key)
+                mix(images[n], labels[n], partner, self._mixing, seed=self._seed, epoch=epoch, key=key)
 
-        for _ in parallel_map(fill, range(len(chosen)), workers=self._workers):
+        for _ in parallel_map(fill, range(len(keys)), workers=self._workers):
             pass
         return Batch(keys, images, labels)
+
+    def _taken(self, unit: int, epoch: int, key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Image and label of a tile, or of the crop that the key draws."""
+        i = int(self._indices[unit])
+        label = self._store.label(i)
+        place = self._place(i, label, epoch, key)
+        return self._store.image(i)[place], label[place]
+
+    def _partner(self, unit: int, epoch: int, key: np.ndarray, purpose: str) -> tuple[np.ndarray, np.ndarray]:
+        """A tile or crop, drawn for (seed, epoch, tile) from all others of the part, as the epoch has it."""
+        chosen = self._by_key[int(uniform(self._seed, epoch, key, f"{purpose} partner")[0] * (len(self._by_key) - 1))]
+        if chosen == unit:  # the last one is not among those drawn from, and stands in for the tile itself
+            chosen = self._by_key[-1]
+        return self._taken(chosen, epoch, self._keys[chosen : chosen + 1])
 
     def _place(self, i: int, label: np.ndarray, epoch: int, key: np.ndarray) -> tuple[slice, slice]:
         """Which part of tile `i` is taken."""

@@ -3,37 +3,41 @@
 from __future__ import annotations
 
 import logging
-import signal
-import threading
+import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice, pairwise
 from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from landseg.core.classes import IGNORE_INDEX
-from landseg.core.config import Recipe, TrainConfig
+from landseg.core.allocation import keep_memory
 from landseg.core.errors import LandsegError
 from landseg.core.progress import clock
 from landseg.core.runs import Run
+from landseg.core.settings import Recipe, TrainConfig
 from landseg.data.pack import TileStore
 from landseg.inference.pieces import piece_edge
+from landseg.network.auxiliary import Supervised
 from landseg.network.build import Network
 from landseg.network.checkpoint import ModelCard, has_model, load_card, save_model
-from landseg.network.engine import choose_device, fit, fitted_shape, full_size_logits, pad, to_tensor
+from landseg.network.engine import choose_device, full_size_logits, to_tensor
 from landseg.network.loss import make_loss
+from landseg.network.stages import parameter_stages
 from landseg.scoring.confusion import Scores, scores
 from landseg.scoring.evaluate import tile_matrices
-from landseg.training.augment import augment
+from landseg.training.augment import Bands, augment
+from landseg.training.averages import make_average
 from landseg.training.batches import Batch, Batches
 from landseg.training.draws import step_seed
-from landseg.training.optimiser import lr_factor, make_optimiser, moving_average
+from landseg.training.interruption import Interruption, noted
+from landseg.training.optimiser import make_optimiser, restore, set_rates
+from landseg.training.sampling import class_pixels
+from landseg.training.sizing import sized
 from landseg.training.state import load_state, save_state
 
 log = logging.getLogger("landseg")
@@ -59,7 +63,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run is: the batch to do next and what has been reached. `batch` equal to the epoch's count means: validate next."""
+    """Where a run is, always between two steps: the batch to do next and what has been reached.
+
+    `batch` equal to the epoch's count means: validate next. `progress` is the share of the run that is done.
+    """
 
     epoch: int = 0
     batch: int = 0
@@ -69,6 +76,7 @@ class Position:
     best_miou: float = -1.0
     best_epoch: int = -1
     since_best: int = 0
+    progress: float = 0.0
 
 
 @dataclass
@@ -110,32 +118,45 @@ class Loop:
     run_files: Run
 
     def __init__(self, network: Network, task: Task) -> None:
-        settings = task.recipe.train
+        recipe, settings = task.recipe, task.recipe.train
         device = choose_device(settings.device, "train.device")
+        if device.type == "cpu":
+            keep_memory()
         precision = _precision(settings, device)
         self.fabric = Fabric(accelerator=device.type, devices=[device.index or 0] if device.type == "cuda" else 1, precision=precision)
         torch.manual_seed(settings.seed)
         torch.set_float32_matmul_precision("high")
         self.task, self.settings = task, settings
-        self.network = network.to(memory_format=torch.channels_last)
-        self.optimiser = make_optimiser(self.network, settings)
-        stepped: nn.Module = torch.compile(self.network) if settings.compile else self.network  # type: ignore[assignment]
-        self.stepped, self.fabric_optimiser = self.fabric.setup(stepped, self.optimiser)
-        self.loss = make_loss(task.recipe.loss, len(task.card.classes)).to(self.fabric.device)
-        self.average = moving_average(self.network, settings.ema) if settings.ema else None
-        self.batches = Batches(task.store, task.train, settings.batch, settings.seed, task.recipe.data.workers, settings.crop)
         # What the model will say of itself: its network works at `size` pixels for the longer edge of what it was trained on.
+        self.batches = Batches(
+            task.store, task.train, settings.batch, settings.seed, recipe.data.workers, settings.crop, recipe.sample, recipe.augment
+        )
         self.card = task.card.model_copy(update={"tile_size": self.batches.shape, "size": settings.size})
+        self.network = network.to(self.fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # Before the second head hooks itself in: a copy of the network is of the network alone.
+        self.average = make_average(self.network, settings)
+        self.model = Supervised(self.network, len(task.card.classes)) if recipe.loss.auxiliary else self.network
+        is_staged = settings.encoder_lr != 1 or settings.layer_decay != 1
+        self.optimiser = make_optimiser(self.model, settings, parameter_stages(self.network) if is_staged else None)
+        self._encoder_parameters = [parameter for parameter in self.network.encoder.parameters() if parameter.requires_grad]
+        stepped: nn.Module = torch.compile(self.model) if settings.compile else self.model  # type: ignore[assignment]
+        self.stepped, self.fabric_optimiser = self.fabric.setup(stepped, self.optimiser)
+        pixels = class_pixels(task.store.entries, task.train)
+        self.loss = make_loss(recipe.loss, len(task.card.classes), pixels).to(self.fabric.device)
+        # Batches whose gradients make one step: of an epoch's steps, each has as many as any other, or one fewer.
+        steps = math.ceil(self.batches.count / settings.accumulate)
+        self.borders = [i * self.batches.count // steps for i in range(steps + 1)]
         entries = [task.store.entries[i] for i in task.val]
         self._val_tiles = sum(entry.height * entry.width for entry in entries) / (self.batches.shape[0] * self.batches.shape[1])
         self.at = Position()
+        self.lr = settings.lr
         self.pace = self._new_pace()
-        self.is_interrupted = False
+        self.interruption = Interruption()
 
     @property
     def kept(self) -> Network:
-        """The network that is validated and kept: the average where there is one."""
-        return self.network if self.average is None else self.average.module  # type: ignore[return-value]
+        """The network that is validated and kept: the average where one has begun."""
+        return self.network if self.average is None or not self.average.n_averaged else self.average.module  # type: ignore[return-value]
 
     @property
     def device(self) -> torch.device:
@@ -149,11 +170,12 @@ class Loop:
             self._restore(load_state(run.folder / "state"))
         self.saved_at_s, self.save_s = self.at.elapsed_s, 0.0
         began = time.perf_counter() - self.at.elapsed_s
-        with _interruptible(self):
+        with noted(self.interruption):
             while not self._is_over():
-                for batch in self.batches.epoch(self.at.epoch, self.at.batch) if self.at.batch < self.batches.count else ():
-                    self.step(batch)
-                    self.at = replace(self.at, batch=self.at.batch + 1, step=self.at.step + 1, elapsed_s=time.perf_counter() - began)
+                for batches, count in self._groups():
+                    self.step(batches, count)
+                    self.at = replace(self.at, batch=self.at.batch + count, step=self.at.step + 1, elapsed_s=time.perf_counter() - began)
+                    self.at = replace(self.at, progress=self._progress())
                     self._report()
                     self._stop_if_interrupted()
                     if self._progress() >= 1:
@@ -169,31 +191,71 @@ class Loop:
                     self._save()
         if self.settings.patience is not None and self.at.since_best >= self.settings.patience:
             log.info("early stop: no better mIoU in %d validations", self.at.since_best)
-        if self.is_interrupted:
+        if self.average is not None and not self.average.n_averaged and self._is_over():
+            log.warning("train.average=%g never began: the run ended before that share of it", self.settings.average)
+        if self.interruption.is_asked:
             raise KeyboardInterrupt
         return self.at
 
-    def step(self, batch: Batch) -> None:
-        """One step on one batch at the current position, which stays."""
-        at, settings = self.at, self.settings
-        for group in self.optimiser.param_groups:
-            group["lr"] = settings.lr * lr_factor(self._progress(), settings.schedule, settings.warmup)
-        torch.manual_seed(step_seed(settings.seed, at.epoch, at.batch))
-        images, labels = to_tensor(batch.images, self.fabric.device), torch.from_numpy(batch.labels).to(self.fabric.device)
-        images, labels = _sized(images, labels, self.card.factor)
-        images, labels = augment(images, labels, self.task.recipe.augment, seed=settings.seed, epoch=at.epoch, keys=batch.keys)
+    def step(self, batches: Iterable[Batch], count: int = 1) -> None:
+        """One step at the current position, which stays: on one batch, or on several whose gradients are averaged.
+
+        It is the step on one large batch, but that batch normalisation sees each batch by itself, and that the loss is the plain mean of
+        the batches' losses, however many labelled pixels each has.
+
+        Args:
+            batches: From the position on; as many as `count`, read one by one.
+            count: How many.
+        """
+        settings, progress = self.settings, self._progress()
+        self.lr = set_rates(self.optimiser, settings, progress)
         self.stepped.train()
-        loss = self.loss(self.stepped(images), labels)
-        self.fabric.backward(loss)
+        self._freeze(progress)
+        for number, batch in enumerate(batches, self.at.batch):
+            torch.manual_seed(step_seed(settings.seed, self.at.epoch, number))
+            loss = self._loss(batch) / count
+            self.fabric.backward(loss)
+            self.pace.loss += loss.detach()
+            self.pace.images += len(batch.keys)
         if settings.clip is not None:
             self.fabric.clip_gradients(self.stepped, self.fabric_optimiser, max_norm=settings.clip)
         self.fabric_optimiser.step()
         self.fabric_optimiser.zero_grad()
-        if self.average is not None:
+        # The margin: 1 - 0.1 is a little more than 0.9.
+        if self.average is not None and progress >= 1 - (settings.average or 1.0) - 1e-9:
             self.average.update_parameters(self.network)
-        self.pace.loss += loss.detach()
         self.pace.steps += 1
-        self.pace.images += len(batch.keys)
+
+    def _groups(self) -> Iterator[tuple[Iterator[Batch], int]]:
+        """What is left of the epoch, step by step: batches and their number."""
+        done = self.at.batch
+        if done < self.batches.count:
+            batches = iter(self.batches.epoch(self.at.epoch, done))
+            for first, last in pairwise(self.borders):
+                if first >= done:
+                    yield islice(batches, last - first), last - first
+
+    def _loss(self, batch: Batch) -> Tensor:
+        recipe, at = self.task.recipe, self.at
+        images, labels = to_tensor(batch.images, self.fabric.device), torch.from_numpy(batch.labels).to(self.fabric.device)
+        images, labels = sized(images, labels, self.card.factor)
+        bands = Bands.of(self.card.normalisation, self.task.store.dtype, self.card.bands)
+        images, labels = augment(images, labels, recipe.augment, bands, seed=recipe.train.seed, epoch=at.epoch, keys=batch.keys)
+        result = self.stepped(images)
+        if isinstance(result, tuple):
+            return self.loss(result[0], labels) + recipe.loss.auxiliary * self.loss(result[1], labels)  # type: ignore[no-any-return]
+        return self.loss(result, labels)  # type: ignore[no-any-return]
+
+    def _freeze(self, progress: float) -> None:
+        """Hold the encoder, weights and statistics, for the share of the run that `train.freeze` says, and let it go after that."""
+        share = self.settings.freeze
+        if not share:
+            return
+        is_frozen = share == 1 or progress < share
+        for parameter in self._encoder_parameters:
+            parameter.requires_grad_(not is_frozen)
+        if is_frozen:
+            self.network.encoder.eval()
 
     def _report(self) -> None:
         at = self.at
@@ -204,12 +266,12 @@ class Loop:
         self._require_finite()
         mean = float(self.pace.loss) / self.pace.steps
         pace = self.pace.images / (time.perf_counter() - self.pace.since)
-        lr = self.optimiser.param_groups[0]["lr"]
         if is_logged:
             total = f"/{self.settings.epochs}" if self.settings.minutes is None else ""
             left = clock(at.elapsed_s / max(self._progress(), 1e-9) * (1 - self._progress()))
-            log.info("epoch %d%s  step %d  loss %.4f  lr %.2g  %.1f images/s  %s left", at.epoch + 1, total, at.step, mean, lr, pace, left)
-        self._write({"train/loss": mean, "train/lr": lr, "speed/images_per_s": pace})
+            numbers = at.epoch + 1, total, at.step, mean, self.lr, pace, left
+            log.info("epoch %d%s  step %d  loss %.4f  lr %.2g  %.1f images/s  %s left", *numbers)
+        self._write({"train/loss": mean, "train/lr": self.lr, "speed/images_per_s": pace})
         self.pace = self._new_pace()
 
     def _new_pace(self) -> _Pace:
@@ -253,13 +315,15 @@ class Loop:
         self.run_files.add(line)
 
     def _progress(self) -> float:
-        """0 at the start of the run, 1 at its end; the minutes keep the time of a last validation in hand."""
+        """0 at the start of the run, 1 at its end, never falling; the minutes keep the time of a last validation in hand."""
         if self.settings.minutes is not None:
             step_s = self.at.elapsed_s / max(self.at.step, 1)
-            # Before the first validation its time is guessed: predicting a tile takes a third of training on it.
-            validation_s = self.at.validation_s or step_s * self._val_tiles / self.settings.batch / 3
-            return self.at.elapsed_s / max(60 * self.settings.minutes - validation_s, 1e-9)
-        return self.at.step / (self.batches.count * (self.settings.epochs or 1))
+            # Before the first validation its time is guessed: predicting a tile takes a third of training on it. The first steps are slow,
+            # so that the guess counts for half of the minutes at most: what is done of the run is never taken back.
+            images, whole_s = self.settings.batch * self.settings.accumulate, 60 * self.settings.minutes
+            validation_s = self.at.validation_s or min(step_s * self._val_tiles / images / 3, whole_s / 2)
+            return max(self.at.progress, self.at.elapsed_s / max(whole_s - validation_s, 1e-9))
+        return self.at.step / ((len(self.borders) - 1) * (self.settings.epochs or 1))
 
     def _is_over(self) -> bool:
         if self.settings.patience is not None and self.at.since_best >= self.settings.patience:
@@ -273,7 +337,7 @@ class Loop:
             LandsegError: The loss since the last report, or a weight, is NaN or infinite.
         """
         mean = float(self.pace.loss) / max(self.pace.steps, 1)
-        if np.isfinite(mean) and all(bool(torch.isfinite(parameter.detach().sum())) for parameter in self.network.parameters()):
+        if np.isfinite(mean) and all(bool(torch.isfinite(parameter.detach().sum())) for parameter in self.model.parameters()):
             return
         advice = f"begin anew with a lower rate: --set train.lr={self.settings.lr / 10:g}"
         if any((self.run_files.folder / "state").glob("step-*")):
@@ -283,16 +347,18 @@ class Loop:
     def _save(self) -> None:
         self._require_finite()
         self.saved_at_s, start = self.at.elapsed_s, time.perf_counter()
-        average = {} if self.average is None else {"average": self.average.state_dict()}
-        position = {name: getattr(self.at, name) for name in self.at.__dataclass_fields__}
+        more = {} if self.average is None else {"average": self.average.state_dict()}
+        if isinstance(self.model, Supervised):
+            more["second_head"] = self.model.head.state_dict()
         state = {
             "step": self.at.step,
-            "position": position,
+            "position": asdict(self.at),
             "lines": self.run_files.lines,
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "precision": self.fabric.strategy.precision.state_dict(),
-            **average,
+            "normalisation": asdict(self.card.normalisation),
+            **more,
         }
         save_state(self.run_files.folder / "state", state)
         self.save_s = time.perf_counter() - start
@@ -300,10 +366,14 @@ class Loop:
     def _restore(self, state: dict[str, Any]) -> None:
         self.at = Position(**state["position"])
         self.network.load_state_dict(state["network"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        restore(self.optimiser, state["optimiser"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+        if isinstance(self.model, Supervised):
+            self.model.head.load_state_dict(state["second_head"])
+        # The run's own, whatever has become of the model that it began from.
+        self.card = self.card.model_copy(update=state.get("normalisation", {}))
         self.run_files.cut_back(state["lines"])
         if has_model(self.run_files.folder / "model"):
             # The model may be newer than the state, and is never given up for a lesser one.
@@ -314,19 +384,9 @@ class Loop:
         log.info("resumed at epoch %d, step %d, %s", self.at.epoch + 1, self.at.step, best)
 
     def _stop_if_interrupted(self) -> None:
-        if self.is_interrupted:
+        if self.interruption.is_asked:
             self._save()
             raise KeyboardInterrupt
-
-
-def _sized(images: Tensor, labels: Tensor, factor: float) -> tuple[Tensor, Tensor]:
-    """A batch at the size the network trains at, filled up to its stride; labels keep their ids."""
-    height, width = fitted_shape(images.shape[-2], images.shape[-1], factor)
-    if (height, width) != tuple(labels.shape[-2:]):
-        images = fit(images, factor)
-        labels = F.interpolate(labels[:, None].float(), (height, width), mode="nearest-exact")[:, 0].to(torch.uint8)
-    images = pad(images)
-    return images, F.pad(labels, (0, images.shape[-1] - width, 0, images.shape[-2] - height), value=IGNORE_INDEX)
 
 
 def _precision(settings: TrainConfig, device: torch.device) -> Literal["32-true", "bf16-mixed", "16-mixed"]:
@@ -335,24 +395,3 @@ def _precision(settings: TrainConfig, device: torch.device) -> Literal["32-true"
     if settings.precision == "bf16":
         return "bf16-mixed"
     return "16-mixed" if settings.precision == "16" else "32-true"
-
-
-@contextmanager
-def _interruptible(loop: Loop) -> Iterator[None]:
-    """SIGINT and SIGTERM let the step end and the state be saved; a second one stops at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, _frame: object) -> None:
-        if loop.is_interrupted:
-            raise KeyboardInterrupt
-        loop.is_interrupted = True
-        log.info("stopping after this step; the state will be saved")
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,72 +1,113 @@
-"""Parameter groups, the learning rate's schedule, and the weights' moving average."""
+"""Parameter groups and the schedule of their rates. It keeps no averages; `averages` does."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch import nn
 
-from landseg.core.config import TrainConfig
+from landseg.core.settings import TrainConfig
 
-Tensors = tuple[Tensor, ...] | list[Tensor]
+Schedule = Literal["polynomial", "cosine", "one_cycle", "constant"]
 
 POWER = 0.9
 """Of the polynomial schedule. Source: Chen et al. 2017, "Rethinking atrous convolution" (DeepLabv3), section 4.1."""
 
+RISE, FIRST, LAST, MOMENTUM_FALL = 0.3, 1 / 25, 1 / 25e4, 0.1
+"""Of one_cycle: the share of the run in which the rate rises, its first and last value as shares of the highest, and by how much
+momentum falls meanwhile. Source: Smith 2018, "A disciplined approach to neural network hyper-parameters"; the values of torch's
+`OneCycleLR`."""
 
-def make_optimiser(network: nn.Module, settings: TrainConfig) -> torch.optim.Optimizer:
+
+def make_optimiser(network: nn.Module, settings: TrainConfig, stages: Mapping[nn.Parameter, int] | None = None) -> torch.optim.Optimizer:
     """The optimiser of a recipe; biases and normalisation layers, whose parameters are vectors, have no weight decay.
 
-    Source: Goyal et al. 2017, "Accurate, large minibatch SGD", section 5.3.
+    Source: Goyal et al. 2017, "Accurate, large minibatch SGD", section 5.3; rates by stage: Clark et al. 2020, "ELECTRA", section 3.1.
+
+    Args:
+        network: Its parameters that require gradients.
+        settings: `encoder_lr` and `layer_decay` make slower groups of the encoder's parameters.
+        stages: The stage of each of the encoder's parameters, as `network.stages.parameter_stages` says; the deepest learns at
+            `encoder_lr`, each before it `layer_decay` times as fast as the next. Needed where either is not 1.
     """
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [parameter for parameter in parameters if parameter.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
-    ]
+    stages = stages or {}
+    deepest = max(stages.values(), default=0)
+    shares = {
+        parameter: settings.encoder_lr * settings.layer_decay ** (deepest - stages[parameter]) if parameter in stages else 1.0
+        for parameter in parameters
+    }
+    groups = []
+    for share in sorted(set(shares.values()), reverse=True):
+        alike = [parameter for parameter in parameters if shares[parameter] == share]
+        matrices, vectors = ([one for one in alike if (one.ndim > 1) is is_matrix] for is_matrix in (True, False))
+        groups.append({"params": matrices, "weight_decay": settings.weight_decay, "share": share})
+        groups.append({"params": vectors, "weight_decay": 0.0, "share": share})
     if settings.optimiser == "adamw":
         return torch.optim.AdamW(groups, lr=settings.lr, betas=(settings.momentum, 0.999))
     return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov and settings.momentum > 0)
 
 
-def lr_factor(progress: float, schedule: Literal["polynomial", "cosine"], warmup: float) -> float:
+def set_rates(optimiser: torch.optim.Optimizer, settings: TrainConfig, progress: float) -> float:
+    """Set rates, and momentum where the schedule moves it, for a point of the run; returns the highest rate, that of the decoder."""
+    lr = settings.lr * lr_factor(progress, settings.schedule, settings.warmup)
+    momentum = momentum_at(progress, settings.schedule, settings.momentum)
+    for group in optimiser.param_groups:
+        group["lr"] = lr * group["share"]
+        _set_momentum(group, momentum)
+    return lr
+
+
+def restore(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Take over what a state holds of each parameter; what follows from the settings stays as `make_optimiser` set it.
+
+    A group's rest is rates, which `set_rates` sets at each step, and settings, of which an older state may lack some.
+    """
+    own = [{key: value for key, value in group.items() if key != "params"} for group in optimiser.param_groups]
+    optimiser.load_state_dict(state)
+    for group, settings in zip(optimiser.param_groups, own, strict=True):
+        group.update(settings)
+
+
+def lr_factor(progress: float, schedule: Schedule, warmup: float) -> float:
     """The learning rate at a point of the run, as a share of the highest.
 
     Args:
         progress: 0 at the start, 1 at the end of the run.
-        schedule: ``polynomial`` (power 0.9) or ``cosine``.
+        schedule: ``polynomial`` (power 0.9), ``cosine``, ``constant``, or ``one_cycle``, which rises by half a cosine for 30 % of the run,
+            falls by another, and has no other warm-up.
         warmup: Share of the run in which it rises in a line from a tenth of the highest (from zero, a run of one step would learn nothing).
     """
     done = min(max(progress, 0.0), 1.0)
+    if schedule == "one_cycle":
+        high = _cycle(done)
+        return (FIRST if done < RISE else LAST) * (1 - high) + high
     if done < warmup:
         return 0.1 + 0.9 * done / warmup
+    if schedule == "constant":
+        return 1.0
     left = 1 - (done - warmup) / (1 - warmup)
     return float(left**POWER if schedule == "polynomial" else (1 - math.cos(math.pi * left)) / 2)
 
 
-def moving_average(network: nn.Module, decay: float) -> AveragedModel:
-    """An exponential moving average of weights and buffers, to be updated after each step.
-
-    The decay grows to its value as (1 + t) / (10 + t), so that a short run does not keep its random start. Source: TensorFlow's
-    `ExponentialMovingAverage`, argument `num_updates`.
-    """
-    return AveragedModel(network, multi_avg_fn=_average(decay), use_buffers=True)
+def momentum_at(progress: float, schedule: Schedule, momentum: float) -> float:
+    """Momentum at a point of the run: its setting, but 0.1 less at one_cycle's peak, where the rate is highest."""
+    if schedule != "one_cycle":
+        return momentum
+    return max(0.0, momentum - MOMENTUM_FALL * _cycle(min(max(progress, 0.0), 1.0)))
 
 
-def _average(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
-    @torch.no_grad()
-    def update(averages: Tensors, values: Tensors, count: Tensor | int) -> None:
-        # Kept as a tensor: reading it would make a GPU wait at each step.
-        steps = torch.as_tensor(count, dtype=torch.float32)
-        share = 1 - torch.clamp((1 + steps) / (10 + steps), max=decay)
-        for average, value in zip(averages, values, strict=True):
-            if average.is_floating_point():
-                average.lerp_(value, share.to(average))
-            else:
-                average.copy_(value)
+def _cycle(done: float) -> float:
+    """Half a cosine up to 1 at `RISE`, another down to 0 at the end."""
+    way = done / RISE if done < RISE else (1 - done) / (1 - RISE)
+    return (1 - math.cos(math.pi * way)) / 2
 
-    return update
+
+def _set_momentum(group: dict[str, Any], momentum: float) -> None:
+    if "betas" in group:
+        group["betas"] = (momentum, group["betas"][1])
+    else:
+        group["momentum"] = momentum

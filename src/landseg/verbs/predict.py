@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from landseg.core.config import Recipe, load_recipe
+from landseg.core.config import load_recipe
 from landseg.core.errors import LandsegError
 from landseg.core.files import refuse_existing
 from landseg.core.progress import clock
+from landseg.core.settings import Recipe
 from landseg.data.dataset import FILE, open_dataset
 from landseg.data.inputs import find_inputs
+from landseg.inference.tta import require_known
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ def predict(
     *,
     overlay: bool = False,
     probabilities: bool = False,
+    tta: str | None = None,
     recipe: str | Path | Recipe | None = None,
     settings: Sequence[str] = (),
     overwrite: bool = False,
@@ -70,14 +73,16 @@ def predict(
         out: The folder to write: ``<name>.png`` a tile and `predictions.json`.
         overlay: Also ``overlay/<name>.jpg``: the image under the classes' colours.
         probabilities: Also ``<name>.npy``: softmax, float16 (K, H, W).
-        recipe: Its section `predict` sets batch, device and bands.
+        tta: none | d4 | scales: test-time augmentation, in place of ``predict.tta``; it is recorded in `predictions.json`.
+        recipe: Its section `predict` sets batch, device, bands and augmentation.
         settings: ``key=value`` each, over the recipe.
         overwrite: Replace an earlier prediction.
 
     Raises:
-        LandsegError: No model, no input, `out` exists, tiles that do not fit the model, or none that can be read.
+        LandsegError: No model, no input, no such augmentation, `out` exists, tiles that do not fit the model, or none that can be read.
     """
     chosen = (recipe if isinstance(recipe, Recipe) else load_recipe(recipe, settings)).predict
+    augmentation = require_known(chosen.tta if tta is None else tta)
     target, sources = Path(out), _paths(inputs)
     _keep_apart(target, sources)
     tiles = find_inputs(sources)
@@ -90,8 +95,6 @@ def predict(
         # --overwrite replaces a prediction, not a stranger's folder.
         refuse_existing(target, overwrite=overwrite and (target / FINISHED).exists())
     models = _paths(model)
-    if not models:
-        raise LandsegError("MODEL", "nothing is named", "a run folder or a model folder", "name at least one")
     fingerprint = "+".join(load_card(find_model(path)).weights_sha256 for path in models)
     done = predict_tiles(
         load_engine(models, chosen.device),
@@ -101,6 +104,7 @@ def predict(
         overlay=overlay,
         probabilities=probabilities,
         bands=chosen.bands,
+        tta=augmentation,
         fingerprint=fingerprint,
         overwrite=overwrite,
     )

@@ -14,15 +14,17 @@ import numpy as np
 
 from landseg import __version__
 from landseg.core import runs
-from landseg.core.config import Recipe, load_recipe, to_yaml
+from landseg.core.config import load_recipe, to_yaml
 from landseg.core.errors import LandsegError
-from landseg.core.files import refuse_existing
+from landseg.core.settings import ModelConfig, Recipe
 from landseg.data.dataset import FILE, Dataset, open_dataset
 from landseg.data.pack import TileStore, content_fingerprint, open_tiles
-from landseg.data.statistics import band_statistics
+from landseg.data.statistics import Ranges, band_statistics
 from landseg.splitting.assignment import Split, read_split, tile_numbers
 
 if TYPE_CHECKING:
+    from landseg.network.build import Normalisation
+    from landseg.network.checkpoint import ModelCard
     from landseg.training.loop import Loop
 
 log = logging.getLogger("landseg")
@@ -96,10 +98,10 @@ def train(
     # Settings without a recipe are meant over what the run began with.
     resolved = recipe if isinstance(recipe, Recipe) else load_recipe(recipe or (folder / "recipe.yaml" if resume else None), settings)
     if not resume:
-        refuse_existing(folder, overwrite=overwrite)
+        runs.refuse_existing_run(folder, overwrite=overwrite)
     dataset = open_dataset(Path(data))
     dataset.require_labels("training")
-    _check_scaling(dataset)
+    check_scaling(dataset)
     chosen = read_split(dataset, split)
     store = open_tiles(dataset, use_pack=resolved.data.pack, workers=resolved.data.workers)
     parts = {part: tile_numbers(store, chosen, part) for part in ("train", "val")}
@@ -123,24 +125,19 @@ def _train(
 ) -> Trained:
     import torch
 
-    from landseg.network.build import Normalisation, build, encoder_normalisation
+    from landseg.network.build import build
     from landseg.network.checkpoint import ModelCard
-    from landseg.network.weights import load_initial
+    from landseg.network.finetune import load_start
     from landseg.training import loop
     from landseg.training.state import has_state
 
-    settings, scaling = recipe.model, dataset.info.scaling
-    is_photo = store.bands == 3 and store.dtype == "uint8" and scaling is None
-    if settings.weights != "none" and is_photo:
-        normalisation = encoder_normalisation(settings.encoder)
-    else:
-        # Of scaled colours too: how bright a sensor's percentiles are is no photograph's brightness, and what ImageNet's weights expect
-        # of a band is mean 0 and deviation 1.
-        normalisation = Normalisation(*band_statistics(store, parts["train"], scaling), scaling)
+    settings = recipe.model
+    normalisation = normalisation_of(dataset, store, parts["train"], settings, resume=resume)
     torch.manual_seed(recipe.train.seed)
     classes = dataset.info.classes
     network = build(settings.network, settings.encoder, store.bands, len(classes), normalisation, settings.decoder_channels)
-    loaded = None if resume else load_initial(network, settings.encoder, settings.weights)
+    names = [item.name for item in classes]
+    loaded = None if resume else load_start(network, settings.encoder, settings.weights, names, dataset.info.bands)
     card = ModelCard(
         landseg_version=__version__,
         network=settings.network,
@@ -172,8 +169,10 @@ def _train(
                 sum(p.numel() for p in network.parameters()) / 1e6,
             )
             log.info("%s", loaded.as_text())
+            if recipe.train.freeze and settings.weights == "none":
+                log.warning("train.freeze=%g: model.weights is none, so the encoder is held at random weights", recipe.train.freeze)
             log.info(
-                "tiles: %s train, %s val%s", f"{len(parts['train']):,}", f"{len(parts['val']):,}", _crops(session, store, parts["train"])
+                "tiles: %s train, %s val%s", f"{len(parts['train']):,}", f"{len(parts['val']):,}", _seen(session, store, parts["train"])
             )
         done = session.run(run, resume=resume)
     except KeyboardInterrupt:
@@ -184,12 +183,67 @@ def _train(
     return Trained(folder, done.best_miou, done.best_epoch + 1, done.epoch, done.step, done.elapsed_s)
 
 
-def _crops(session: Loop, store: TileStore, train: Sequence[int]) -> str:
+def normalisation_of(dataset: Dataset, store: TileStore, train: Sequence[int], settings: ModelConfig, *, resume: bool) -> Normalisation:
+    """What the network's first layer does: as the weights expect it of such images, or by the statistics of the train part.
+
+    A model of images of the same type, scaled alike or not at all, keeps its numbers for the bands that it knows, by their names, so that
+    training begins from what the model knew, and a frozen encoder sees what it learnt from. Bands that it does not know, bands whose
+    values range quite otherwise, and all bands of another type have mean 0 and deviation 1 by their own statistics. A resumed run takes
+    its own from its state.
+    """
+    from landseg.network.build import Normalisation, encoder_normalisation
+    from landseg.network.finetune import base_card
+
+    scaling, bands = dataset.info.scaling, dataset.info.bands
+    base = None if resume else base_card(settings.weights)
+    is_photo = store.bands == 3 and store.dtype == "uint8" and scaling is None
+    if base is None and settings.weights != "none" and is_photo:
+        return encoder_normalisation(settings.encoder)
+    known = {} if base is None or base.dtype != store.dtype else _known_bands(base, bands, scaling)
+    if all(band in known for band in bands):
+        own = [(0.0, 1.0)] * len(bands)  # of no band: nothing need be measured
+    else:
+        # Of scaled colours too: how bright a sensor's percentiles are is no photograph's brightness, and what ImageNet's weights expect
+        # of a band is mean 0 and deviation 1.
+        own = list(zip(*band_statistics(store, train, scaling), strict=True))
+    mean, std = zip(*(known[band][:2] if band in known else numbers for band, numbers in zip(bands, own, strict=True)), strict=True)
+    if scaling is None:
+        return Normalisation(mean, std)
+    return Normalisation(
+        mean, std, tuple(known[band][2] or pair if band in known else pair for band, pair in zip(bands, scaling, strict=True))
+    )
+
+
+_SHARED = 0.25
+"""Of the longer of two ranges, from which they are of the same kind of values: places differ by less, units by more."""
+
+
+def _known_bands(
+    base: ModelCard, bands: Sequence[str], scaling: Ranges | None
+) -> dict[str, tuple[float, float, tuple[float, float] | None]]:
+    """Mean, standard deviation and scaling of the bands that a model knows and whose values are such as it knew them."""
+    if (base.scaling is None) != (scaling is None):
+        return {}
+    known = {band: (base.mean[i], base.std[i], base.scaling[i] if base.scaling else None) for i, band in enumerate(base.bands)}
+    for band, (low, high) in zip(bands, scaling or (), strict=bool(scaling)):
+        past = known[band][2] if band in known else None
+        if past is not None and min(high, past[1]) - max(low, past[0]) < _SHARED * max(high - low, past[1] - past[0]):
+            log.warning(
+                "%s: values of %g to %g, the model's were %g to %g; they are taken by their own statistics, not by the model's",
+                *(band, low, high, *past),
+            )
+            del known[band]
+    return known
+
+
+def _seen(session: Loop, store: TileStore, train: Sequence[int]) -> str:
     """What is trained on where that is not simply the tiles."""
+    dropped = session.batches.dropped
+    words = f"; {dropped:,} of the train part without a label are left out" if dropped else ""
     height, width = shape = session.batches.shape
     if all((store.entries[i].height, store.entries[i].width) == shape for i in train):
-        return ""
-    return f"; {session.batches.images:,} crops of {height} × {width} pixels an epoch, smaller tiles filled up"
+        return words
+    return f"{words}; {session.batches.images:,} crops of {height} × {width} pixels an epoch, smaller tiles filled up"
 
 
 def _fingerprint(store: TileStore, split: Split, dataset: Dataset) -> str:
@@ -199,7 +253,7 @@ def _fingerprint(store: TileStore, split: Split, dataset: Dataset) -> str:
     return hashlib.sha256(f"{content_fingerprint(store)}\n{rows}{scaling}".encode()).hexdigest()[:32]
 
 
-def _check_scaling(dataset: Dataset) -> None:
+def check_scaling(dataset: Dataset) -> None:
     """Refuse a scaling, which people may write by hand, that the network could not divide by."""
     ranges, bands = dataset.info.scaling, dataset.info.bands
     if ranges is None:
