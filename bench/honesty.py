@@ -1,6 +1,6 @@
 """What an honest split is worth: validation scores of random and of recovered splits beside the score on ground never seen.
 
-    python bench/honesty.py FOLDER --minutes 60 [--train-minutes 4] [--seeds 1 2 3] [--data DATA] [--set KEY=VALUE]
+    python bench/honesty.py FOLDER --minutes 60 [--train-minutes 4] [--seeds 1 2 3] [--data DATA [--grids 8x7 5x8]] [--set KEY=VALUE]
 
 On worlds of many scenes of different look, and on DATA (a dataset folder) with one cluster of its recovered scenes held out: for each seed
 two small models are trained, one with a random val part and one with val made of whole recovered scenes, and each val score is held against
@@ -21,15 +21,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from scipy.cluster.hierarchy import fcluster, linkage
-
+from held_out import VAL, grid, grid_clusters, hold_out, look_clusters, refer
 from landseg.core.config import load_recipe
 from landseg.data import world
 from landseg.data.dataset import DatasetInfo, open_dataset, write_info
-from landseg.data.pack import open_tiles
-from landseg.splitting.assignment import Placed, Split, read_split, split_names, write_split
-from landseg.splitting.groups import assign
+from landseg.splitting.assignment import split_names
 from landseg.training.state import has_state
 from landseg.verbs.evaluate import evaluate
 from landseg.verbs.split import split
@@ -37,8 +33,6 @@ from landseg.verbs.train import train
 
 KINDS = ("random", "scene")
 SCENES, UNSEEN, EDGE, TILE = 40, 12, 384, 128
-CLUSTERS = 5
-VAL = 0.15
 SLACK_S = 60  # of a run beside its training: packing, evaluating
 
 
@@ -62,27 +56,29 @@ def main() -> None:
     parser.add_argument("--train-minutes", type=float, default=4, help="of each model; the same in every call")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--data", type=Path, help="a dataset folder whose recovered scenes are to be held out cluster by cluster")
-    parser.add_argument("--set", action="append", default=[], help="settings over the recipe tiny")
+    parser.add_argument("--grids", type=grid, nargs="+", default=[], help="ROWSxCOLS of each district's images: hold out districts")
+    parser.add_argument("--recipe", default="tiny")
+    parser.add_argument("--set", action="append", default=[], help="settings over the recipe")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
     end = time.monotonic() + 60 * options.minutes
     results = options.folder / "results.jsonl"
     done = _read(results)
-    for run in _runs(options.folder, options.seeds, options.data):
+    for run in _runs(options.folder, options.seeds, options.data, options.grids):
         key = f"{run.name} {run.seed} {run.kind}"
         if key in done:
             continue
         if time.monotonic() + 60 * options.train_minutes + SLACK_S > end:
             print("the minutes are used; the same call again goes on")
             break
-        done[key] = _train_and_score(run, options.folder, options.train_minutes, options.set)
+        done[key] = _train_and_score(run, options.folder, options.recipe, options.train_minutes, options.set)
         with results.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(done[key]) + "\n")
         print(_line(done[key]), flush=True)
     print(_table(list(done.values())))
 
 
-def _runs(folder: Path, seeds: Sequence[int], data: Path | None) -> Iterator[Run]:
+def _runs(folder: Path, seeds: Sequence[int], data: Path | None, grids: Sequence[tuple[int, int]]) -> Iterator[Run]:
     """All runs, pairs together; data sets and splits are made when their turn comes."""
     for seed in seeds:
         made, unseen = _make_world(folder / f"world-{seed}", seed)
@@ -91,11 +87,11 @@ def _runs(folder: Path, seeds: Sequence[int], data: Path | None) -> Iterator[Run
                 split(made, by=kind, val=VAL, seed=seed)
             yield Run("world", seed, kind, made, kind, unseen, "all")
     if data is not None:
-        own = _refer(data, folder / "held-out")
-        clusters = _clusters(own)
+        own = refer(data, folder / "held-out")
+        clusters = grid_clusters(own, grids) if grids else look_clusters(own)
         for seed in seeds:
             for kind in KINDS:
-                yield Run(data.name, seed, kind, own, _hold_out(own, clusters, seed, kind), own, "test")
+                yield Run(data.name, seed, kind, own, hold_out(own, clusters, seed, kind), own, "test")
 
 
 def _make_world(folder: Path, seed: int) -> tuple[Path, Path]:
@@ -113,69 +109,9 @@ def _make_world(folder: Path, seed: int) -> tuple[Path, Path]:
     return data, unseen
 
 
-def _refer(data: Path, folder: Path) -> Path:
-    """A dataset folder of our own that refers to the images and labels of another, whose splits stay as they are."""
-    source = open_dataset(data)
-    if not (folder / "dataset.yaml").exists():
-        places = {
-            "images": str(source.image_folder.resolve()),
-            "labels": str(source.label_folder.resolve()) if source.label_folder else None,
-        }
-        write_info(folder, source.info.model_copy(update=places))
-    if "scene" not in split_names(open_dataset(folder)):
-        split(folder, by="scene")
-    return folder
-
-
-def _clusters(data: Path) -> dict[str, int]:
-    """Tile → cluster of its scene, by the look of the scenes: Ward's clustering of the mean and spread of each band.
-
-    Tiles alone have none: nobody knows whether they lie in a cluster that is held out.
-    """
-    dataset = open_dataset(data)
-    store = open_tiles(dataset)
-    number = {entry.name: i for i, entry in enumerate(store.entries)}
-    members: dict[str, list[str]] = {}
-    for tile in read_split(dataset, "scene").tiles:
-        if tile.scene:
-            members.setdefault(tile.scene, []).append(tile.tile)
-    looks = []
-    for tiles in members.values():
-        samples = [np.asarray(store.image(number[tile])[::8, ::8]).reshape(-1, store.bands) for tile in tiles]
-        pixels = np.concatenate(samples).astype(np.float64)
-        looks.append(np.concatenate([pixels.mean(0), pixels.std(0)]))
-    scaled = (np.array(looks) - np.mean(looks, 0)) / np.maximum(np.std(looks, 0), 1e-9)
-    found = fcluster(linkage(scaled, "ward"), CLUSTERS, "maxclust")
-    return {tile: int(cluster) for (_, tiles), cluster in zip(members.items(), found, strict=True) for tile in tiles}
-
-
-def _hold_out(data: Path, clusters: dict[str, int], seed: int, kind: str) -> str:
-    """The split whose test part is one cluster, another for each seed, and whose val is drawn from the others by tile or by scene."""
-    name = f"{kind}-{seed}"
-    dataset = open_dataset(data)
-    if name in split_names(dataset):
-        return name
-    sizes = np.bincount(list(clusters.values()))
-    # Clusters that leave enough to train on and hold enough to be scored, in the order of their sizes.
-    fit = [int(cluster) for cluster in np.argsort(-sizes) if 0.05 <= sizes[cluster] / sizes.sum() <= 0.45]
-    held = fit[(seed - 1) % len(fit)]
-    group = {tile.tile: tile.group for tile in read_split(dataset, "scene").tiles}
-    rest = [tile for tile, cluster in clusters.items() if cluster != held]
-    store = open_tiles(dataset)
-    pixels = {entry.name: entry.class_pixels for entry in store.entries}
-    parts = assign(
-        rest if kind == "random" else [group[tile] for tile in rest], VAL, 0.0, seed,
-        class_pixels=None if kind == "random" else np.array([pixels[tile] for tile in rest]),
-    ).parts  # fmt: skip
-    placed = [Placed(tile, part, group[tile]) for tile, part in zip(rest, parts, strict=True)]
-    placed += [Placed(tile, "test", group[tile]) for tile, cluster in clusters.items() if cluster == held]
-    write_split(dataset, Split(name, tuple(sorted(placed, key=lambda tile: tile.tile))))
-    return name
-
-
-def _train_and_score(run: Run, folder: Path, minutes: float, settings: Sequence[str]) -> dict[str, Any]:
+def _train_and_score(run: Run, folder: Path, name: str, minutes: float, settings: Sequence[str]) -> dict[str, Any]:
     place = folder / "runs" / f"{run.name}-{run.seed}-{run.kind}"
-    recipe = load_recipe("tiny", [f"train.minutes={minutes:g}", f"train.seed={run.seed}", *settings])
+    recipe = load_recipe(name, [f"train.minutes={minutes:g}", f"train.seed={run.seed}", *settings])
     is_begun = has_state(place / "state")
     train(run.data, place, recipe=recipe, split=run.split, resume=is_begun, overwrite=not is_begun)
     val = evaluate(place, run.data, split=run.split, part="val", recipe=recipe)
