@@ -90,8 +90,8 @@ def test_reading_copies_nothing_and_cannot_be_written_to(tmp_path: Path) -> None
     store = open_tiles(make(tmp_path, bands=4, dtype="float32"))
     assert isinstance(store, Pack) and store._labels is not None
     for i in range(len(store.entries)):
-        assert np.shares_memory(store.image(i), store._images)
-        assert np.shares_memory(store.label(i), store._labels)
+        assert np.shares_memory(store.image(i), store._images._bytes)
+        assert np.shares_memory(store.label(i), store._labels._bytes)
         with pytest.raises(ValueError, match="read-only"):
             store.image(i)[0, 0, 0] = 1
         with pytest.raises(ValueError, match="read-only"):
@@ -610,3 +610,33 @@ def test_the_type_that_most_tiles_of_the_stated_bands_have_is_kept(tmp_path: Pat
         np.save(path.with_suffix(".npy"), np.zeros((24, 24, 1) if i < 4 else (24, 24, 3), np.uint16))
     store = open_tiles(reopened(dataset))
     assert len(store.entries) == 3 and store.image(0).dtype == np.uint8
+
+
+def test_views_stay_valid_when_the_pages_of_the_map_are_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pack, "_RELEASE_BYTES", 1)
+    dataset = make(tmp_path)
+    store = open_tiles(dataset)
+    views = [(store.image(i), store.label(i)) for i in range(len(store.entries))]
+    files = open_tiles(dataset, use_pack=False)
+    for i, (image, label) in enumerate(views):
+        assert np.array_equal(image, files.image(i)) and np.array_equal(label, files.label(i))
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="the system does not tell what a map holds in memory")
+def test_a_map_holds_little_of_its_file_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 1 << 20
+    monkeypatch.setattr(pack, "_RELEASE_BYTES", 2 * size)
+    path = tmp_path / "images.bin"
+    path.write_bytes(bytes(16 * size))
+    held, stored = [], pack._Map(path)
+    for at in range(0, 16 * size, size):
+        stored.read(at, size).sum()
+        held.append(_resident_kb(path))
+    assert max(held) * 1024 >= size, "the test sees the map's pages"
+    assert max(held) * 1024 <= 4 * size
+
+
+def _resident_kb(path: Path) -> int:
+    lines = Path("/proc/self/smaps").read_text().splitlines()
+    at = next(i for i, line in enumerate(lines) if line.endswith(str(path)))
+    return int(next(line for line in lines[at:] if line.startswith("Rss:")).split()[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import mmap
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,6 +25,9 @@ from landseg.data.tiles import UnreadableTile, decode_image, read_bytes
 log = logging.getLogger("landseg")
 
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+_RELEASE_BYTES = 512 * 2**20
+"""Read from a map, after which its pages are let go: they stay in the system's cache, but no longer count as this process's memory."""
 
 SPARE_BYTES = 500_000_000
 """Left free on the disk for the run that follows."""
@@ -55,8 +59,8 @@ class Pack:
         self.entries = entries
         self.bands, self.dtype = int(facts["bands"]), str(facts["dtype"])
         self._folder = folder
-        self._images = np.memmap(self._folder / "images.bin", np.uint8, "r")
-        self._labels = np.memmap(self._folder / "labels.bin", np.uint8, "r") if facts["label_bytes"] else None
+        self._images = _Map(folder / "images.bin")
+        self._labels = _Map(folder / "labels.bin") if facts["label_bytes"] else None
         self._is_checked = np.zeros((2, len(entries)), bool)
 
     def image(self, i: int) -> np.ndarray:
@@ -67,7 +71,7 @@ class Pack:
         """
         entry = self.entries[i]
         size = entry.height * entry.width * self.bands * np.dtype(self.dtype).itemsize
-        raw = self._checked(0, i, self._images[entry.image_at : entry.image_at + size], entry.image_hash)
+        raw = self._checked(0, i, self._images.read(entry.image_at, size), entry.image_hash)
         return raw.view(self.dtype).reshape(entry.height, entry.width, self.bands)
 
     def label(self, i: int) -> np.ndarray:
@@ -79,7 +83,7 @@ class Pack:
         entry = self.entries[i]
         if self._labels is None:
             raise _no_labels(self._folder.parent)
-        raw = self._checked(1, i, self._labels[entry.label_at : entry.label_at + entry.height * entry.width], entry.label_hash)
+        raw = self._checked(1, i, self._labels.read(entry.label_at, entry.height * entry.width), entry.label_hash)
         return raw.reshape(entry.height, entry.width)
 
     def _checked(self, kind: int, i: int, raw: np.ndarray, expected: str) -> np.ndarray:
@@ -93,6 +97,24 @@ class Pack:
                 )
             self._is_checked[kind, i] = True
         return raw
+
+
+class _Map:
+    """A file read through memory, of which at most about `_RELEASE_BYTES` are held in memory at a time, however large it is."""
+
+    def __init__(self, path: Path) -> None:
+        with path.open("rb") as file:
+            self._memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._bytes = np.frombuffer(self._memory, np.uint8)
+        self._read = 0
+
+    def read(self, at: int, size: int) -> np.ndarray:
+        """A read-only view of `size` bytes; it stays valid, letting go only makes the system read them again where they are looked at."""
+        self._read += size
+        if self._read > _RELEASE_BYTES and hasattr(mmap, "MADV_DONTNEED"):
+            self._read = 0
+            self._memory.madvise(mmap.MADV_DONTNEED)
+        return self._bytes[at : at + size]
 
 
 class Files:
