@@ -288,7 +288,7 @@ def write(path: Path, folder: Path) -> None:
 
 def split(path: Path, folder: Path) -> None:
     """Memory is told apart: what the process owns, and pages of the pack that it has mapped and the system may take back at any time."""
-    most = {"RssAnon": 0, "RssFile": 0}
+    most = {"VmRSS": 0, "RssAnon": 0, "RssFile": 0}
     is_done = threading.Event()
 
     def watch() -> None:
@@ -308,7 +308,7 @@ def split(path: Path, folder: Path) -> None:
         watcher.join()
     print(
         f"{time.process_time() - start:.0f} s of processor, {time.perf_counter() - clock:.0f} s on the clock, "
-        f"{most['RssAnon'] / 1e6:.2f} GB of its own and {most['RssFile'] / 1e6:.2f} GB mapped at most"
+        f"{most['VmRSS'] / 1e6:.2f} GB resident at most ({most['RssAnon'] / 1e6:.2f} GB of its own, {most['RssFile'] / 1e6:.2f} GB mapped)"
     )
     judge(path, folder)
 

@@ -9,12 +9,15 @@ import threading
 import time
 from collections.abc import Iterator
 
+import cv2
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_info
 
 from landseg.core import progress as room
-from landseg.core.progress import clock, cores, parallel_map, progress
+from landseg.core.progress import clock, cores, one_core_a_thread, parallel_map, progress
 
 
 @settings(max_examples=30, deadline=None)
@@ -86,3 +89,19 @@ def test_a_terminal_gets_a_bar_only_for_long_work(monkeypatch: pytest.MonkeyPatc
 def test_numbers_for_people() -> None:
     assert (clock(65), clock(3725), clock(0), clock(-3), clock(59.7)) == ("1:05", "1:02:05", "0:00", "0:00", "1:00")
     assert cores() >= 1
+
+
+def test_within_one_core_a_thread_nothing_starts_threads_of_its_own() -> None:
+    def threads() -> tuple[int, int]:
+        return cv2.getNumThreads(), max((pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"), default=1)
+
+    np.ones((2, 2)) @ np.ones((2, 2))  # its library is loaded
+    former = cv2.getNumThreads()
+    cv2.setNumThreads(3)
+    try:
+        before = threads()
+        with one_core_a_thread():
+            assert threads() == (1, 1)
+        assert threads() == before == (3, before[1])
+    finally:
+        cv2.setNumThreads(former)

@@ -9,8 +9,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 log = logging.getLogger("landseg")
@@ -24,9 +26,31 @@ LOG_EVERY_S = 15.0
 T = TypeVar("T")
 R = TypeVar("R")
 
+Display = Callable[[str, int, int | None], None]
+"""Shows how far some work is: its words, how much is done, and of how much."""
+
+_display: Display | None = None
+
+
+@contextmanager
+def shown_by(display: Display) -> Iterator[None]:
+    """Within, `display` shows all progress in place of bars, which would write over whatever else holds the terminal."""
+    global _display
+    before, _display = _display, display
+    try:
+        yield
+    finally:
+        _display = before
+
 
 def progress(items: Iterable[T], what: str, total: int | None = None, unit: str = "tiles") -> Iterator[T]:
     """Pass `items` on, showing count, rate and time left: a bar on a terminal, a log line now and then elsewhere."""
+    display = _display
+    if display is not None:
+        for done, item in enumerate(items):
+            display(what, done, total)
+            yield item
+        return
     if sys.stderr.isatty():
         yield from tqdm(items, desc=what, total=total, unit=f" {unit}", delay=QUIET_S, leave=False, dynamic_ncols=True)
         return
@@ -64,6 +88,23 @@ def parallel_map(job: Callable[[T], R], items: Iterable[T], *, workers: int | No
         finally:
             for future in waiting:
                 future.cancel()
+
+
+@contextmanager
+def one_core_a_thread() -> Iterator[None]:
+    """Within, matrix products and OpenCV start no threads of their own: for numeric work that `parallel_map` spreads already.
+
+    It holds for the whole process, so it belongs round the work of a verb, not beside other work.
+    """
+    import cv2  # imported here: who only shows progress need not wait for it
+
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        with threadpool_limits(limits=1, user_api="blas"):
+            yield
+    finally:
+        cv2.setNumThreads(before)
 
 
 def cores() -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
@@ -169,12 +170,17 @@ def find_alike(marks: Landmarks, sides: np.ndarray, *, workers: int | None = Non
         return nothing, nothing, np.zeros(0, bool)
     every = np.linspace(0, count - 1, min(count, _SAMPLE_CODES)).astype(np.int64)
     centres = _cluster(marks.code[every], max(1, round(math.sqrt(count / _CROWD))))
-    home = np.concatenate([_nearest(marks.code[at : at + _BATCH], centres, 1)[:, 0] for at in range(0, count, _BATCH)])
+
+    def nearest(which: np.ndarray | slice, signs: np.ndarray | int, number: int) -> np.ndarray:
+        return _nearest(marks.code[which] * signs, centres, number)
+
+    batches = [slice(at, at + _BATCH) for at in range(0, count, _BATCH)]
+    home = np.concatenate(list(parallel_map(partial(nearest, signs=1, number=1), batches, workers=workers)))[:, 0]
     order, firsts = _by_cell(home, len(centres))
     visits = []
-    for signs in (np.ones(CODE, np.int8), marks.signs):
-        parts = (_nearest(marks.code[asks[at : at + _BATCH]] * signs, centres, _COARSE) for at in range(0, len(asks), _BATCH))
-        cells = np.concatenate(list(parts))
+    for signs in (1, marks.signs):
+        asking = [asks[at : at + _BATCH] for at in range(0, len(asks), _BATCH)]
+        cells = np.concatenate(list(parallel_map(partial(nearest, signs=signs, number=_COARSE), asking, workers=workers)))
         who, begins = _by_cell(cells.ravel(), len(centres))
         visits.append((who // cells.shape[1], begins))
     side_of = side[tile]

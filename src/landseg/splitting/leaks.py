@@ -16,7 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from landseg.core.progress import parallel_map, progress
+from landseg.core.progress import one_core_a_thread, parallel_map, progress
 from landseg.data.copies import Copy, compose, find_copies, group_copies, inverse, signature, turned
 from landseg.data.pack import TileStore
 from landseg.splitting.assignment import Split
@@ -172,6 +172,7 @@ def ground_of_two(store: TileStore, other: TileStore, labels: tuple[str, str]) -
     )  # fmt: skip
 
 
+@one_core_a_thread()
 def find_leaks(ground: Ground, edges: Iterable[Edge] = (), *, workers: int | None = None) -> Leaks:
     """Find what leaks between the parts.
 

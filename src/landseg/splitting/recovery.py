@@ -23,7 +23,7 @@ from scipy.sparse.csgraph import connected_components
 from landseg.core.errors import LandsegError
 from landseg.core.files import write_text
 from landseg.core.grid import Grid
-from landseg.core.progress import parallel_map, progress
+from landseg.core.progress import one_core_a_thread, parallel_map, progress
 from landseg.data.copies import find_copies, signature
 from landseg.data.dataset import Dataset
 from landseg.data.pack import TileStore
@@ -98,12 +98,14 @@ def scene_groups(found: Recovered, scenes: Sequence[str], block: np.ndarray) -> 
     return [str(names[first[joined[k]]]) for k in number]
 
 
+@one_core_a_thread()
 def recover(dataset: Dataset, store: TileStore) -> Recovered:
     """Find the scenes of a data set: from the georeference of its files where all have one, else from their pixels."""
     grids = _grids_of(dataset, store)
     return _from_pixels(dataset, store) if grids is None else _from_places(grids)
 
 
+@one_core_a_thread()
 def neighbours_among(shapes: Sequence[tuple[int, int]], read: Callable[[int], np.ndarray]) -> list[Edge]:
     """Joins among any tiles that scenes could be made of, such as those of two data sets.
 
@@ -181,6 +183,7 @@ def _read_grid(path: Path) -> Grid | None:
     return grid if grid.is_georeferenced else None
 
 
+@one_core_a_thread()
 def joins_of(dataset: Dataset, store: TileStore) -> list[Edge]:
     """The joins that hold the scenes of a data set together, as `recover` finds them, without a look for copies and overlaps."""
     grids = _grids_of(dataset, store)
