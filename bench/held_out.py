@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import xxhash
 from scipy.cluster.hierarchy import fcluster, linkage
 
 from landseg.data.dataset import open_dataset, write_info
@@ -87,7 +88,8 @@ def hold_out(data: Path, clusters: dict[str, int], seed: int, kind: str) -> str:
         seed: From 1.
         kind: ``random`` draws val by tile, ``scene`` by whole recovered scenes.
     """
-    name = f"{kind}-{seed}"
+    # Named after the clusters too: a split of others, made in the same folder before, must not be taken for this one.
+    name = f"{kind}-{seed}-{xxhash.xxh3_64_hexdigest(repr(sorted(clusters.items())).encode())[:6]}"
     dataset = open_dataset(data)
     if name in split_names(dataset):
         return name

@@ -34,7 +34,7 @@ SPLIT = "compete"
 """Name of the journey's split; file lists may have brought others."""
 
 TTA = "d4"
-"""How the test tiles of a competition are predicted: about ten times as long, for +0.013 and +0.011 mIoU on districts of Dubai never seen.
+"""How the test tiles of a competition are predicted: about ten times as long, for +0.013 and +0.011 mIoU on ground of Dubai never seen.
 
 Source: measured: bench/records/accuracy/2026-11-23-ablation."""
 
