@@ -11,7 +11,7 @@ demo: .venv/installed
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-# What takes minutes and changes seldom: every network with ten encoders.
+# What takes minutes and changes seldom: every network with ten encoders; a run killed at every change of its files.
 slow: .venv/installed
 	$(BIN)/python -m pytest -m slow
 

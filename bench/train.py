@@ -97,7 +97,7 @@ def our_steps(data: Path, batch: int, settings: list[str]) -> Callable[[int], in
     def run(steps: int) -> int:
         seen = 0
         for item in itertools.islice(batches, steps):
-            loop.step([item])
+            loop.step(item)
             seen += len(item.keys)
         return seen
 

@@ -1,7 +1,7 @@
 """Write the generated pages: reference/commands.md from the command line's help, reference/recipe.md from the settings' schema.
 
 Run it as ``python docs/generate.py`` (or ``make docs``); tests/repo/test_docs.py fails while the pages are out of date. It writes nothing
-by hand: a wrong word here is mended in `landseg.cli` or `landseg.core.settings`.
+by hand: a wrong word here is mended in `landseg.cli.commands` or `landseg.core.settings`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def commands_page() -> str:
     lines = [
         "# Commands",
         "",
-        _NOTE.format(where="src/landseg/cli.py"),
+        _NOTE.format(where="src/landseg/cli/commands.py"),
         "",
         "In the order of a journey: "
         + ", ".join(f"[`{' '.join(words)}`](#{_anchor('landseg', *words)})" for words, _ in leaves)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from landseg import cli
+from landseg.cli import frame, main
 from landseg.data import world
 
 CLASSES = ",".join(item.name for item in world.CLASSES)
@@ -79,6 +79,16 @@ def test_json_documents_have_the_keys_of_the_contract(journey: Path) -> None:
     assert {"files", "pixels", "seconds"} <= again.keys()
     for path in (journey / "ensemble").glob("*.png"):
         assert path.read_bytes() == (journey / "predictions" / path.name).read_bytes(), "a model with itself is the model"
+
+
+def test_a_run_that_came_to_its_end_is_listed_as_finished(journey: Path) -> None:
+    (found,) = json.loads(landseg("runs", ".", "--json", cwd=journey).stdout)["runs"]
+    assert (found["path"], found["state"], found["epoch"], found["data"], found["faults"]) == ("run", "finished", 1, "data", [])
+    card = json.loads((journey / "run" / "model" / "model.json").read_text())
+    assert found["miou"] == card["scores"]["val"]["miou"] and found["data_fingerprint"] == card["data_fingerprint"]
+    pruned = json.loads(landseg("runs", "prune", ".", "--json", cwd=journey).stdout)
+    assert pruned["bytes"] == sum(path.stat().st_size for path in (journey / "run" / "state").iterdir()) > 0
+    assert not pruned["is_done"]
 
 
 def test_augmentation_is_compared_and_an_option_is_its_setting(journey: Path) -> None:
@@ -230,7 +240,7 @@ def test_compete_goes_on_and_says_what_it_was_begun_with(journey: Path) -> None:
 def test_the_commands_that_run_a_model_keep_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[bool] = []
     monkeypatch.setattr("landseg.core.allocation.keep_memory", lambda: calls.append(True))
-    monkeypatch.setattr(cli, "_log_to_stderr", lambda _verbose: None)  # the log is this process's
+    monkeypatch.setattr(frame, "log_to_stderr", lambda _verbose: None)  # the log is this process's
     for words in (["predict", "gone", "gone", "--out", "out"], ["evaluate", "gone", "gone"]):
-        assert CliRunner().invoke(cli.main, words).exit_code == 2
+        assert CliRunner().invoke(main, words).exit_code == 2
     assert calls == [True, True]

@@ -22,19 +22,27 @@ if TYPE_CHECKING:
     from landseg.core.errors import LandsegError as LandsegError
     from landseg.model import Model as Model
     from landseg.model import load_model as load_model
+    from landseg.verbs.audit import audit as audit
     from landseg.verbs.compete import compete as compete
     from landseg.verbs.demo import demo as demo
+    from landseg.verbs.doctor import doctor as doctor
     from landseg.verbs.evaluate import evaluate as evaluate
+    from landseg.verbs.parcels import parcels as parcels
     from landseg.verbs.predict import predict as predict
     from landseg.verbs.prepare import prepare as prepare
     from landseg.verbs.preview import preview as preview
+    from landseg.verbs.runs import runs as runs
+    from landseg.verbs.runs import runs_compare as runs_compare
+    from landseg.verbs.runs import runs_prune as runs_prune
     from landseg.verbs.split import split as split
     from landseg.verbs.submit import submit as submit
     from landseg.verbs.train import train as train
 
-_VERBS = ("compete", "demo", "evaluate", "predict", "prepare", "preview", "split", "submit", "train")
+_VERBS = ("audit", "compete", "demo", "doctor", "evaluate", "parcels", "predict", "prepare", "preview", "runs", "split", "submit", "train")
 _HOMES = {
     **{verb: f"landseg.verbs.{verb}" for verb in _VERBS},
+    "runs_compare": "landseg.verbs.runs",
+    "runs_prune": "landseg.verbs.runs",
     "load_model": "landseg.model",
     "Model": "landseg.model",
     "LandsegError": "landseg.core.errors",

@@ -251,3 +251,60 @@ def test_a_place_that_cannot_be_written_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x", encoding="utf-8")
     with pytest.raises(LandsegError, match="cannot be written"):
         save_model(tmp_path / "file" / "model", make().state_dict(), card())
+
+
+def test_a_reader_between_the_two_files_of_a_model_reads_one_model_and_calls_none_damaged(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training puts a better one in its place when the card of the old one has been read and its weights have not."""
+    real, better = Path.read_bytes, make(1).state_dict()
+    swapped = []
+
+    def read(self: Path) -> bytes:
+        if self.name == "model.safetensors" and not swapped:
+            swapped.append(self)
+            save_model(model, better, card(landseg_version="1"))
+        return real(self)
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+    network, found = load_model(model)
+    assert swapped and found.landseg_version == "1"
+    assert all(torch.equal(tensor, better[name]) for name, tensor in network.state_dict().items())
+
+
+def test_the_new_name_is_on_the_disk_before_the_old_model_goes(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a power cut could find the old one gone and the new one not yet named."""
+    done: list[str] = []
+    rename, sync, remove = os.rename, checkpoint.sync_folder, shutil.rmtree
+
+    def renaming(source: Path, target: Path) -> None:
+        done.append(f"{Path(source).name} to {Path(target).name}")
+        rename(source, target)
+
+    def syncing(folder: Path) -> None:
+        done.append(f"flush {folder.name}")
+        sync(folder)
+
+    def removing(folder: Path, **options: bool) -> None:
+        if folder.exists():
+            done.append(f"remove {folder.name}")
+        remove(folder, **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(os, "rename", renaming)
+    monkeypatch.setattr(checkpoint, "sync_folder", syncing)
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", removing)
+    save_model(model, make(1).state_dict(), card(landseg_version="1"))
+    assert done == ["model to .model.old", ".model.new to model", f"flush {model.parent.name}", "remove .model.old"]
+
+
+def test_where_the_old_model_cannot_be_put_back_it_is_not_removed(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    swap_back(model)
+
+    def refuse(source: Path, target: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", refuse)
+        with pytest.raises(LandsegError, match="Input/output error"):
+            save_model(model, make(1).state_dict(), card(landseg_version="1"))
+    assert load_model(model.parent)[1].landseg_version == "0"

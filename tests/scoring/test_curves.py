@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from landseg.core.classes import make_classes
-from landseg.scoring.curves import quality_curves, resource_curves
+from landseg.scoring.curves import quality_curves, resource_curves, time_curve
 
 CLASSES = make_classes(["field", "forest"])
 
@@ -53,3 +53,53 @@ def test_many_lines_are_averaged_and_keep_their_mean() -> None:
 
 def test_nothing_logged_nothing_drawn() -> None:
     assert quality_curves([], CLASSES) == resource_curves([]) == []
+    assert time_curve([]) is None and time_curve(lines(1)) is None
+
+
+def timed(epochs: int, waiting: float = 0.2) -> list[dict[str, Any]]:
+    """Each epoch: a train line of 30 s and a validation of 10."""
+    found: list[dict[str, Any]] = []
+    for epoch in range(1, epochs + 1):
+        shares = {"time/step_share": 1 - waiting, "time/data_share": waiting}
+        found += [
+            {"step": 10 * epoch, "epoch": epoch, "time/window_s": 30.0, **shares, "memory/process_mb": 1500, "gpu/use": 0.9},
+            {"step": 10 * epoch, "epoch": epoch, "time/window_s": 10.0, "time/validation_share": 1.0, "val/miou": 0.5},
+        ]
+    return found
+
+
+@pytest.mark.parametrize(("epochs", "bars"), [(3, 3), (60, 60), (61, 31), (150, 50)])
+def test_time_is_shared_out_by_how_long_each_line_took(epochs: int, bars: int) -> None:
+    found = time_curve(timed(epochs))
+    assert found is not None
+    _, words, figure = found
+    axes = figure.axes[0]
+    assert words.endswith(": 60 % steps, 25 % validation, 15 % waiting for data.") and axes.get_xlabel() == "epoch"
+    heights = {container.get_label(): [bar.get_height() for bar in container] for container in axes.containers}
+    assert {name: (len(found), {round(height, 6) for height in found}) for name, found in heights.items()} == {
+        "steps": (bars, {60}), "waiting for data": (bars, {15}), "validation": (bars, {25}),
+    }  # fmt: skip
+    assert all(bar.get_y() + bar.get_height() <= 100 + 1e-6 for container in axes.containers for bar in container)
+    assert axes.containers[0][0].get_x() == 0, "the first epoch lies between 0 and 1, as on the other axes"
+
+
+def test_a_single_epoch_is_shared_out_over_its_steps() -> None:
+    history = [{"step": 50 * k, "epoch": 1, "time/window_s": 2.0, "time/step_share": k / 4} for k in range(1, 5)]
+    found = time_curve(history)
+    assert found is not None and found[1] == "Of 0:08: 62 % steps."
+    bars = found[2].axes[0].containers[0]
+    assert [(bar.get_x(), bar.get_height()) for bar in bars] == [(0, 25), (50, 50), (100, 75), (150, 100)]
+
+
+def test_a_run_that_did_nothing_that_is_counted_has_no_figure() -> None:
+    assert time_curve([{"step": 1, "epoch": 1, "time/window_s": 1.0}]) is None
+
+
+def test_memory_of_process_and_device_share_a_panel() -> None:
+    ((title, alone), (use, _)) = resource_curves(timed(3))
+    assert (title, use) == ("Memory, GB", "GPU at work, %")
+    assert list(alone.axes[0].lines[0].get_ydata()) == [1.5, 1.5, 1.5] and alone.axes[0].get_legend() is None
+    history = [{**line, "memory/device_mb": 30_000} for line in timed(3)]
+    both = resource_curves(history)[0][1].axes[0]
+    legend = both.get_legend()
+    assert legend is not None and [text.get_text() for text in legend.get_texts()] == ["process", "device"]

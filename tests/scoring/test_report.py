@@ -89,6 +89,13 @@ def test_the_page_has_table_confusion_curves_and_tiles(tmp_path: Path) -> None:
         assert f"{example.name}<small>" in page
 
 
+def test_where_the_time_went_stands_in_a_section_of_its_own(tmp_path: Path) -> None:
+    bare = replace(invented(["a", "b"]), best=[], worst=[])
+    lines = [{**line, "time/window_s": 30.0, "time/step_share": 0.75, "time/data_share": 0.25} for line in bare.history]
+    page = write_report(tmp_path, replace(bare, history=lines)).read_text(encoding="utf-8")
+    assert ">Pace</h2>" in page and "75\u00a0% steps, 25\u00a0% waiting for data." in page and page.count("<svg") == 5
+
+
 @pytest.mark.parametrize("count", [1, 2, 9, 23])
 def test_any_number_of_classes(tmp_path: Path, count: int) -> None:
     report = invented([f"class {i}" for i in range(count)])

@@ -6,9 +6,9 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import pairwise
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -20,6 +20,7 @@ from landseg.core.config import load_recipe
 from landseg.core.errors import LandsegError
 from landseg.core.runs import Run, read_metrics
 from landseg.core.settings import Recipe
+from landseg.core.stopwatch import Stopwatch
 from landseg.data import world
 from landseg.data.dataset import Dataset, DatasetInfo
 from landseg.data.pack import TileStore, open_tiles
@@ -27,8 +28,9 @@ from landseg.network.build import Network, Normalisation, build
 from landseg.network.checkpoint import ModelCard, load_card, load_model, save_model
 from landseg.scoring.confusion import scores
 from landseg.scoring.evaluate import tile_matrices
-from landseg.training import loop
+from landseg.training import keeping, loop, step
 from landseg.training.augment import augment
+from landseg.training.keeping import Keeper
 from landseg.training.state import load_state, save_state
 
 SETTINGS = ["train.epochs=3", "train.batch=4", "train.device=cpu", "train.ema=0.9", "model.network=unet", "train.seed=3"]
@@ -111,7 +113,7 @@ def test_stopped_at_any_step_and_resumed_ends_alike(
         return augment(*arguments, **options)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "augment", interrupting)
+        patch.setattr(step, "augment", interrupting)
         with pytest.raises(KeyboardInterrupt):
             start(store, tmp_path / "run")
     at = load_state(tmp_path / "run" / "state")["position"]
@@ -120,7 +122,7 @@ def test_stopped_at_any_step_and_resumed_ends_alike(
     assert same(undisturbed, tmp_path / "run")
     steps = [(line["step"], "val/miou" in line) for line in read_metrics(tmp_path / "run")]
     assert len(set(steps)) == len(steps), "a line of the metrics stands there twice"
-    assert {step for step, is_val in steps if is_val} == {line["step"] for line in read_metrics(undisturbed) if "val/miou" in line}
+    assert {number for number, is_val in steps if is_val} == {line["step"] for line in read_metrics(undisturbed) if "val/miou" in line}
 
 
 def test_interrupted_while_validating_ends_alike(
@@ -256,7 +258,7 @@ def test_crops_of_mixed_tiles_stopped_and_resumed_end_alike(mixed: TileStore, tm
         return augment(*arguments, **options)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "augment", interrupting)
+        patch.setattr(step, "augment", interrupting)
         with pytest.raises(KeyboardInterrupt):
             start(mixed, tmp_path / "run", *crop)
     done = start(mixed, tmp_path / "run", *crop, resume=True)
@@ -296,10 +298,10 @@ def test_what_is_no_number_is_not_saved_when_the_user_interrupts(store: TileStor
         return augment(*arguments, **options)  # type: ignore[arg-type]
 
     diverging = ("train.lr=1e30", "train.optimiser=sgd", "train.warmup=0")
-    monkeypatch.setattr(loop, "augment", interrupting)
+    monkeypatch.setattr(step, "augment", interrupting)
     with pytest.raises(LandsegError, match=r"finite loss and weights"):
         start(store, tmp_path / "run", *diverging)
-    assert not (tmp_path / "run" / "state").exists()
+    assert not list((tmp_path / "run" / "state").glob("step-*"))
 
 
 def test_a_bad_device_or_weight_leaves_a_former_run_alone(store: TileStore, tmp_path: Path) -> None:
@@ -311,14 +313,14 @@ def test_a_bad_device_or_weight_leaves_a_former_run_alone(store: TileStore, tmp_
 
 def test_states_are_saved_within_an_epoch_too(store: TileStore, undisturbed: Path, tmp_path: Path) -> None:
     saved: list[int] = []
-    keep = loop.save_state
+    keep = keeping.save_state
 
     def noting(folder: Path, state: dict[str, object]) -> None:
         saved.append(int(state["step"]))  # type: ignore[call-overload]
         keep(folder, state)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "save_state", noting)
+        patch.setattr(keeping, "save_state", noting)
         start(store, tmp_path / "run", "train.save_minutes=1e-9")
     assert saved[:3] == [1, 2, 3]
     assert same(undisturbed, tmp_path / "run")
@@ -337,8 +339,81 @@ def test_the_kept_model_is_never_given_up_for_a_lesser_one(store: TileStore, tmp
     assert card.read_bytes() == before
 
 
+def failing_from(call: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a step on, no more than `most` tiles fit in the memory."""
+    calls = 0
+
+    def allocating(images: torch.Tensor, *arguments: object, **options: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls >= call and len(images) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return augment(images, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(step, "augment", allocating)
+
+
+def test_killed_after_memory_ran_out_and_resumed_goes_on_with_the_smaller_micro_batch(
+    store: TileStore, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        failing_from(5, 2, patch)
+        start(store, tmp_path / "whole")
+    assert not same(undisturbed, tmp_path / "whole"), "batch normalisation sees fewer tiles at once"
+    with monkeypatch.context() as patch:
+        failing_from(5, 2, patch)
+        keep = loop.Loop._report
+
+        def interrupting(self: loop.Loop) -> None:
+            keep(self)
+            if self.at.step == 5:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        patch.setattr(loop.Loop, "_report", interrupting)
+        with pytest.raises(KeyboardInterrupt):
+            start(store, tmp_path / "run")
+    start(store, tmp_path / "run", resume=True)
+    assert same(tmp_path / "whole", tmp_path / "run")
+    seen = [(line["epoch"], line["memory/micro_batch"]) for line in read_metrics(tmp_path / "run") if "train/loss" in line]
+    assert seen == [(1, 4), (2, 1), (3, 1)], "three tiles are cut into single ones, not into two and one"
+
+
+def test_the_batch_is_measured_once_and_a_resumed_run_keeps_what_was_found(
+    store: TileStore, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    auto = ("train.batch=auto", "train.effective_batch=4")
+    with caplog.at_level("INFO", "landseg"):
+        start(store, tmp_path / "run", *auto)
+    assert caplog.text.count("micro-batch 4 of 4: ") == 1
+    assert same(undisturbed, tmp_path / "run"), "four tiles fit, and measuring has left no trace"
+    sorted((tmp_path / "run" / "state").glob("step-*.state"))[-1].unlink()
+    monkeypatch.setattr(step, "choose_micro", None)
+    start(store, tmp_path / "run", *auto, resume=True)
+    assert same(undisturbed, tmp_path / "run")
+
+
+def test_sigusr1_saves_and_goes_on(store: TileStore, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[int] = []
+    keep_report, keep_save = loop.Loop._report, keeping.save_state
+
+    def asking(self: loop.Loop) -> None:
+        keep_report(self)
+        if self.at.step == 2:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    def noting(folder: Path, state: dict[str, object]) -> None:
+        saved.append(int(state["step"]))  # type: ignore[call-overload]
+        keep_save(folder, state)
+
+    monkeypatch.setattr(loop.Loop, "_report", asking)
+    monkeypatch.setattr(keeping, "save_state", noting)
+    start(store, tmp_path / "run")
+    assert saved[0] == 2 and saved.count(2) == 1
+    assert same(undisturbed, tmp_path / "run")
+
+
 ALL = (
-    "train.epochs=2", "train.batch=2", "train.accumulate=2", "train.ema=null", "train.average=0.6", "train.freeze=0.3",
+    "train.epochs=2", "train.batch=2", "train.effective_batch=4", "train.ema=null", "train.average=0.6", "train.freeze=0.3",
     "train.encoder_lr=0.5", "train.layer_decay=0.9", "train.schedule=one_cycle", "loss.auxiliary=0.4",
     "augment.class_mix=0.5", "sample.repeat=3", "augment.noise=0.5",
 )  # fmt: skip
@@ -346,7 +421,7 @@ ALL = (
 
 @pytest.fixture(scope="module")
 def everything(store: TileStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten tiles make five batches an epoch, which make steps of one, two and two."""
+    """Ten tiles make batches of four, three and three an epoch, the first of which is cut in two."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("everything") / "run"
     done = start(store, folder, *ALL)
@@ -354,11 +429,11 @@ def everything(store: TileStore, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return folder
 
 
-@pytest.mark.parametrize("stop", [2, 7, 9])
+@pytest.mark.parametrize(("stop", "calls_then"), [(1, 2), (2, 2), (4, 4), (5, 6), (7, 7)])
 def test_with_all_at_once_stopped_in_any_batch_and_resumed_ends_alike(
-    store: TileStore, everything: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+    store: TileStore, everything: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int, calls_then: int
 ) -> None:
-    """Accumulation, averaging, freezing, slower stages, a second head, one cycle: stopped amid a step, at its end, in either epoch."""
+    """Micro-batches, averaging, freezing, slower stages, a second head, one cycle: stopped amid a step, at its end, in either epoch."""
     calls = 0
 
     def interrupting(*arguments: object, **options: object) -> object:
@@ -369,12 +444,12 @@ def test_with_all_at_once_stopped_in_any_batch_and_resumed_ends_alike(
         return augment(*arguments, **options)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "augment", interrupting)
+        patch.setattr(step, "augment", interrupting)
         with pytest.raises(KeyboardInterrupt):
             start(store, tmp_path / "run", *ALL)
     position = load_state(tmp_path / "run" / "state")["position"]
-    assert position["batch"] in (0, 1, 3, 5), "a state is of the end of a step"
-    assert calls == {2: 3, 7: 8, 9: 10}[stop], "the step in hand was ended"
+    assert position["step"] == {2: 1, 4: 3, 6: 4, 7: 5}[calls], "a state is of the end of a step"
+    assert calls == calls_then, "the step in hand was ended"
     start(store, tmp_path / "run", *ALL, resume=True)
     assert same(everything, tmp_path / "run")
     heads = [load_state(folder / "state")["second_head"] for folder in (everything, tmp_path / "run")]
@@ -413,32 +488,32 @@ def stepped(store: TileStore, batch: int, *settings: str, steps: int = 1, all_la
     network = Network(Plain(), NORMALISATION)
     session = loop.Loop(network, loop.Task(store, range(8), task.val, task.card, recipe))
     if all_labelled:
-        session.loss = EveryPixel()
-    for at, (batches, count) in enumerate(session._groups()):
-        if at == steps:
-            break
-        session.step(batches, count)
+        session.stepper.loss = EveryPixel()
+    for item in islice(session._rest(), steps):
+        session.step(item)
     return session, network
 
 
 @pytest.mark.parametrize("clip", ["null", "0.001"])
-def test_accumulated_batches_are_one_large_batch(store: TileStore, clip: str) -> None:
-    settings = [(batch, f"train.accumulate={8 // batch}", f"train.clip={clip}") for batch in (8, 2)]
+def test_micro_batches_are_one_large_batch(store: TileStore, clip: str) -> None:
+    """Of micro-batches of 3, 3 and 2 tiles each tile counts alike."""
+    settings = [(batch, "train.effective_batch=8", f"train.clip={clip}") for batch in (8, 3)]
     (whole, one), (parts, many) = (stepped(store, *three, all_labelled=True) for three in settings)
+    assert [whole.stepper.micro, parts.stepper.micro] == [8, 3]
     torch.manual_seed(1)
     before = Network(Plain(), NORMALISATION).state_dict()
     for name, tensor in one.state_dict().items():
         assert torch.allclose(tensor, many.state_dict()[name], atol=1e-6), name
         assert name in ("mean", "std") or not torch.equal(tensor, before[name]), name
-    assert float(whole.pace.loss) == pytest.approx(float(parts.pace.loss), rel=1e-5)
-    assert (parts.pace.steps, parts.pace.images, whole.pace.images) == (1, 8, 8)
+    assert whole.monitor.mean_loss() == pytest.approx(parts.monitor.mean_loss(), rel=1e-5)
+    counts = [session.watch.so_far().counts for session in (whole, parts)]
+    assert [(count["steps"], count["images"]) for count in counts] == [(1, 8)] * 2
 
 
-@pytest.mark.parametrize(("batch", "accumulate", "sizes"), [(2, 3, [2, 2]), (2, 1, [1] * 4), (2, 4, [4]), (2, 100, [4]), (3, 2, [1, 2])])
-def test_no_batch_is_left_out_and_steps_are_alike(store: TileStore, batch: int, accumulate: int, sizes: list[int]) -> None:
-    session, _ = stepped(store, batch, f"train.accumulate={accumulate}", steps=0)
-    assert [last - first for first, last in pairwise(session.borders)] == sizes
-    assert [len([*batches]) for batches, _ in session._groups()] == sizes
+@pytest.mark.parametrize(("batch", "effective", "sizes"), [(2, "null", [2] * 4), (2, "4", [4, 4]), (2, "6", [4, 4]), (3, "100", [8])])
+def test_a_batch_is_what_a_step_learns_from(store: TileStore, batch: int, effective: str, sizes: list[int]) -> None:
+    session, _ = stepped(store, batch, f"train.effective_batch={effective}", steps=0)
+    assert [len(item.keys) for item in session._rest()] == sizes
 
 
 def encoder_of(folder: Path) -> dict[str, torch.Tensor]:
@@ -467,8 +542,8 @@ def test_freezing_ends_with_the_minutes_too(store: TileStore) -> None:
     is_held = []
     for elapsed_s in (0.0, 20.0, 40.0, 59.0):
         session.at = replace(session.at, elapsed_s=elapsed_s, step=1, validation_s=1e-6)
-        session.stepped.train()
-        session._freeze(session._progress())
+        session.stepper.stepped.train()
+        session.stepper._freeze(session._progress())
         is_held.append((network.encoder.training, next(network.encoder.parameters()).requires_grad))
     assert is_held == [(False, False), (False, False), (True, True), (True, True)]
 
@@ -481,10 +556,10 @@ def test_the_average_of_the_last_share_is_what_is_kept(store: TileStore, tmp_pat
 
     def noting_step(self: loop.Loop, *arguments: object) -> None:
         keep_step(self, *arguments)  # type: ignore[arg-type]
-        seen.append(self.network.state_dict()[name].clone())
+        seen.append(self.stepper.network.state_dict()[name].clone())
 
     def noting_validation(self: loop.Loop) -> None:
-        validated.append(self.kept.state_dict()[name].clone())
+        validated.append(self.stepper.kept.state_dict()[name].clone())
         keep_validation(self)
 
     monkeypatch.setattr(loop.Loop, "step", noting_step)
@@ -500,24 +575,24 @@ def test_the_losses_of_both_heads_are_weighed(store: TileStore) -> None:
     recipe = load_recipe("tiny", [*SETTINGS, "loss.auxiliary=0.25"])
     network, task = make(store, recipe, range(10, 14))
     session = loop.Loop(network, task)
-    batch = next(iter(session.batches.epoch(0)))
+    stepper, batch = session.stepper, next(iter(session.batches.epoch(0)))
     first = torch.rand(len(batch.labels), len(world.CLASSES), 64, 64)
-    session.stepped = lambda _images: (first, -first)  # type: ignore[assignment]
+    stepper.stepped = lambda _images: (first, -first)  # type: ignore[assignment]
     moved: list[torch.Tensor] = []
-    keep = session.loss
+    keep = stepper.loss
 
     def noting(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         moved.append(keep(logits, labels))
         return moved[-1]
 
-    session.loss = noting  # type: ignore[assignment]
-    assert float(session._loss(batch)) == pytest.approx(float(moved[0]) + 0.25 * float(moved[1]))
+    stepper.loss = noting  # type: ignore[assignment]
+    assert float(stepper._loss(batch, 0)) == pytest.approx(float(moved[0]) + 0.25 * float(moved[1]))
     assert float(moved[0]) != pytest.approx(float(moved[1]))
 
 
 def test_memory_is_kept_for_training_on_a_cpu(store: TileStore, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[bool] = []
-    monkeypatch.setattr(loop, "keep_memory", lambda: calls.append(True))
+    monkeypatch.setattr(step, "keep_memory", lambda: calls.append(True))
     stepped(store, 4, steps=0)
     assert calls == [True]
 
@@ -532,14 +607,14 @@ def test_a_run_keeps_its_own_normalisation(store: TileStore, tmp_path: Path) -> 
     run = Run(tmp_path / "run", is_new=False)
     session.run(run, resume=True)
     run.close()
-    assert session.card.normalisation == NORMALISATION
-    assert torch.equal(session.network.mean.flatten(), torch.tensor(NORMALISATION.mean))
+    assert session.stepper.card.normalisation == NORMALISATION
+    assert torch.equal(session.stepper.network.mean.flatten(), torch.tensor(NORMALISATION.mean))
 
 
 def test_class_weights_come_from_the_train_part(store: TileStore) -> None:
     session, _ = stepped(store, 4, "loss.class_weights=inverse", steps=0)
     pixels = np.array([store.entries[i].class_pixels for i in range(8)]).sum(0)
-    weight = session.loss.weight.numpy()  # type: ignore[union-attr, operator]
+    weight = session.stepper.loss.weight.numpy()  # type: ignore[union-attr, operator]
     present = pixels > 0
     assert np.allclose((weight * pixels)[present], (weight * pixels)[present][0])
 
@@ -562,7 +637,7 @@ def test_a_run_of_before_groups_had_shares_and_states_their_normalisation_is_gon
 def test_progress_never_goes_back_when_validation_takes_longer_or_shorter_than_guessed(store: TileStore) -> None:
     session, _ = stepped(store, 4, "train.minutes=1", steps=0)
     session._val_tiles, found = 1000.0, []
-    for elapsed_s, step, validation_s in [
+    for elapsed_s, number, validation_s in [
         (10, 1, 0),
         (11, 2, 0),
         (20, 9, 0),
@@ -572,7 +647,7 @@ def test_progress_never_goes_back_when_validation_takes_longer_or_shorter_than_g
         (38, 20, 1),
         (59, 30, 1),
     ]:
-        session.at = replace(session.at, elapsed_s=float(elapsed_s), step=step, validation_s=float(validation_s))
+        session.at = replace(session.at, elapsed_s=float(elapsed_s), step=number, validation_s=float(validation_s))
         session.at = replace(session.at, progress=session._progress())
         found.append(session.at.progress)
     assert found == sorted(found) and found[-1] == 1.0
@@ -593,3 +668,54 @@ def test_an_average_that_never_began_is_told(
     with caplog.at_level("WARNING", "landseg"):
         start(store, tmp_path / "run", *short)
     assert ("train.average=0.01 never began" in caplog.text) is is_told
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "seconds", "expected", "share"),
+    [
+        (loop.Stepper, "step", 20.0, "the network: 100 % of the time", "step"),
+        (loop, "tile_matrices", 60.0, "validation takes 67 % of the time: train.validate_every=4", "validation"),
+        (Keeper, "save_state", 60.0, "saving takes 57 % of the time: train.save_minutes=20", "saving"),
+        (loop.Loop, "_rest", 30.0, "waiting for data 50 %: ", "data"),
+    ],
+)
+def test_what_a_run_spends_its_time_on_is_named(
+    store: TileStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: object, name: str, seconds: float, expected: str, share: str
+) -> None:
+    """Time is planted into one part of a real run, on a clock that stands still but for that and for ten seconds a step."""
+    now = 0.0
+
+    def planted(number: float, work: Callable[..., object]) -> Callable[..., object]:
+        def late(*arguments: object, **options: object) -> object:
+            nonlocal now
+            now += number
+            return work(*arguments, **options)
+
+        return late
+
+    def slowly(work: Callable[..., Iterator[object]]) -> Callable[..., Iterator[object]]:
+        def late(*arguments: object) -> Iterator[object]:
+            nonlocal now
+            for item in work(*arguments):
+                now += 10.0  # three batches an epoch
+                yield item
+
+        return late
+
+    monkeypatch.setattr(loop, "Stopwatch", lambda: Stopwatch(lambda: now))
+    monkeypatch.setattr(loop, "SAVE_SHARE", float("inf"))  # at the end of each epoch, however short
+    monkeypatch.setattr(loop.Stepper, "step", planted(10.0, loop.Stepper.step))
+    changed = slowly(getattr(place, name)) if name == "_rest" else planted(seconds, getattr(place, name))
+    monkeypatch.setattr(place, name, changed)
+    _, task = make(store, load_recipe("tiny", [*SETTINGS, "train.ema=null"]), range(10, 14))
+    session, run = loop.Loop(Network(Plain(), NORMALISATION), task), Run(tmp_path / "run")
+    try:
+        session.run(run, resume=False)
+    finally:
+        run.close()
+    found = session.monitor.pace.bottleneck()
+    assert found is not None and found.words.startswith(expected)
+    lines = read_metrics(tmp_path / "run")
+    spent = sum(line[f"time/{share}_share"] * line["time/window_s"] for line in lines)
+    wanted = 9 * 30.0 if share == "step" else 9 * 10.0 if share == "data" else (2 if share == "saving" else 3) * seconds
+    assert spent == pytest.approx(wanted, rel=1e-3), "every second is in one line; but for the last save, after which there is none"

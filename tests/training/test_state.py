@@ -90,12 +90,13 @@ def test_a_state_of_a_future_that_was_given_up_pushes_out_no_good_one(tmp_path: 
     assert load_state(tmp_path)["step"] == 100
 
 
-def test_a_newer_version_is_refused_and_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("other", "advice"), [(1, "or a newer one"), (-1, "--overwrite")])
+def test_another_version_is_refused_and_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: int, advice: str) -> None:
     save_state(tmp_path, content(5))
     with monkeypatch.context() as patch:
-        patch.setattr(room, "VERSION", VERSION + 1)
+        patch.setattr(room, "VERSION", VERSION + other)
         save_state(tmp_path, content(6))
-    with pytest.raises(LandsegError, match=f"state version {VERSION + 1}, at most {VERSION}"):
+    with pytest.raises(LandsegError, match=f"state version {VERSION + other}, version {VERSION}; .*{advice}"):
         load_state(tmp_path)
 
 
@@ -135,16 +136,17 @@ def test_a_state_that_would_run_code_is_not_loaded(tmp_path: Path, form: str) ->
 def test_a_disk_that_is_full_leaves_the_states_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for step in (5, 6):
         save_state(tmp_path, content(step))
-    real = Path.write_bytes
+    real, taken = os.write, 0
 
-    def full(self: Path, data: bytes) -> int:
-        if "7.state" in self.name:
-            real(self, data[: len(data) // 2])
+    def full(handle: int, data: memoryview) -> int:
+        nonlocal taken
+        if taken:
             raise OSError(28, os.strerror(28))
-        return real(self, data)
+        taken = real(handle, data[: len(data) // 2])
+        return taken
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", full)
+        patch.setattr(os, "write", full)
         with pytest.raises(LandsegError, match="No space left"):
             save_state(tmp_path, content(7))
     assert load_state(tmp_path)["step"] == 6

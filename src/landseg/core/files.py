@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -24,20 +25,24 @@ def replacing(path: Path, *, sync: bool = False) -> Iterator[Path]:
 
     Args:
         path: The file to write; its folder is created.
-        sync: Flush the file and its folder to the disk before and after the rename (checkpoints).
+        sync: Flush the file before the rename and its folder after it, and folders that are new, to the disk (checkpoints): a power cut
+            leaves the old file or the new one too.
 
     Raises:
         LandsegError: The folder cannot be written, or the disk is full. The old file, if any, is untouched.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
+        new = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()] if sync else []
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         if sync:
-            _fsync(partial)
+            _sync_file(partial)
         os.replace(partial, path)
         if sync:
-            _fsync(path.parent)
+            sync_folder(path.parent)
+            for folder in new:
+                sync_folder(folder.parent)
     except OSError as error:
         raise unwritable(path, error) from error
     finally:
@@ -73,20 +78,85 @@ def sweep_partials(folder: Path) -> None:
             path.unlink()
 
 
-def write_bytes(path: Path, data: bytes, *, sync: bool = False) -> None:
-    """Write `data` to `path`, whole or not at all."""
-    with replacing(path, sync=sync) as partial:
-        partial.write_bytes(data)
+def write_bytes(path: Path, *parts: bytes | memoryview, sync: bool = False) -> None:
+    """Write `parts`, one after the other, to `path`, whole or not at all; see `replacing`."""
+    with replacing(path, sync=sync) as partial, partial.open("wb", buffering=0) as handle:
+        for part in parts:
+            _write_all(handle.fileno(), part)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, sync: bool = False) -> None:
     """Write `text` to `path` as UTF-8, whole or not at all."""
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode(), sync=sync)
 
 
-def write_json(path: Path, document: Any) -> None:
+def write_json(path: Path, document: Any, *, sync: bool = False) -> None:
     """Write a JSON document for people: indented, Chinese as Chinese, one trailing newline."""
-    write_text(path, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(document, indent=1, ensure_ascii=False) + "\n", sync=sync)
+
+
+class Growing:
+    """A file that grows by whole pieces: what a full disk takes only half of is taken back, and waits for the next piece.
+
+    Args:
+        path: Created where it is not there; pieces come after what is in it.
+
+    Attributes:
+        pieces: How many have come since, those that wait included.
+
+    Raises:
+        OSError: It cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._handle = path.open("ab", buffering=0)
+        self._end = os.fstat(self._handle.fileno()).st_size
+        self._waiting: list[bytes] = []
+        self._is_torn = False
+        self.pieces = 0
+
+    def add(self, piece: bytes) -> None:
+        """Write a piece, after those that wait.
+
+        Raises:
+            OSError: The system does not take it; it waits.
+        """
+        self._waiting.append(piece)
+        self.pieces += 1
+        self._write()
+
+    def _write(self) -> None:
+        handle, data = self._handle.fileno(), b"".join(self._waiting)
+        try:
+            if self._is_torn:
+                os.ftruncate(handle, self._end)
+            _write_all(handle, data)
+        except OSError:
+            self._is_torn = True
+            with suppress(OSError):
+                os.ftruncate(handle, self._end)
+                self._is_torn = False
+            raise
+        self._is_torn = False
+        self._end += len(data)
+        self._waiting.clear()
+
+    def sync(self) -> None:
+        """Write what waits, and flush all to the disk.
+
+        Raises:
+            OSError: The system refuses.
+        """
+        if self._waiting:
+            self._write()
+        os.fsync(self._handle.fileno())
+
+    def close(self) -> None:
+        """Close the file; what waits even now is lost."""
+        with suppress(OSError):
+            if self._waiting and not self._handle.closed:
+                self._write()
+        self._handle.close()
 
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
@@ -147,9 +217,34 @@ def unwritable(path: Path, error: OSError) -> LandsegError:
     )  # fmt: skip
 
 
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+def sync_folder(folder: Path) -> None:
+    """Flush the names in a folder to the disk, where the system can: a file's new name is then there after a power cut.
+
+    Raises:
+        OSError: The disk refuses.
+    """
+    if os.name == "nt":
+        return  # Windows opens no folder; it writes names through its journal
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network disks cannot, and need not
+            raise
+    finally:
+        os.close(handle)
+
+
+def _sync_file(path: Path) -> None:
+    handle = os.open(path, os.O_RDWR)  # Windows flushes only what may be written
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _write_all(handle: int, data: bytes | memoryview) -> None:
+    """Write all of `data` to an open file; the system may take a part of it at a time (2 GB at most)."""
+    left = memoryview(data)
+    while left:
+        left = left[os.write(handle, left) :]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -10,18 +11,24 @@ import re
 import shutil
 import sys
 import time
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from landseg.core.errors import LandsegError
-from landseg.core.files import lock, refuse_existing, sweep_partials, unwritable, write_json, write_text
+from landseg.core.files import Growing, lock, refuse_existing, sweep_partials, unwritable, write_json, write_text
 
 log = logging.getLogger("landseg")
 
 PACKAGES = ("landseg", "torch", "lightning-fabric", "segmentation-models-pytorch", "timm", "numpy", "opencv-python-headless", "rasterio")
 """Whose versions a run remembers."""
 
+
+_BEGUN = re.compile(
+    r"recipe\.yaml|environment\.json|metrics\.jsonl|log\.txt|state|preview\.html|\.lock|\.model\.new|events\.out\.tfevents\..*|\..*\.partial"
+)
+"""What a run writes before there is anything of it to keep."""
 
 PREVIEW = "preview.html"
 """A page that may lie in a run folder before there is a run, and stays there when a run begins or is replaced."""
@@ -40,13 +47,15 @@ class Run:
 
     def __init__(self, folder: Path, *, is_new: bool = False) -> None:
         self.folder = folder
+        self._is_waiting = False
         try:
             self._lock = lock(folder / ".lock", wait=False)
             sweep_partials(folder)
             if is_new:
                 clear(folder)
-            self._handle = (folder / "metrics.jsonl").open("a", encoding="utf-8")
-            self._log = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+            self._lines = Growing(folder / "metrics.jsonl")
+            self._log = _LogFile(folder / "log.txt", encoding="utf-8")
+            self._board = _Board(folder)
         except BlockingIOError as error:
             raise LandsegError(
                 folder, "another process is training there", "one process a run", "wait for it, or choose another --out"
@@ -57,57 +66,80 @@ class Run:
         log.addHandler(self._log)
         if log.level == logging.NOTSET:
             log.setLevel(logging.INFO)  # used from Python: nobody chose, and log.txt should not be empty
-        self._board = _Board(folder)
-        self.lines = len(read_metrics(folder))
+        self._before = len(read_metrics(folder))
+
+    @property
+    def lines(self) -> int:
+        """Lines of the metrics, those that wait for room on the disk included."""
+        return self._before + self._lines.pieces
 
     def cut_back(self, lines: int) -> None:
         """Keep the first `lines` lines of the metrics, as many as there were when a state was saved; the rest will be measured again."""
         kept = read_metrics(self.folder)[:lines]
-        self._handle.close()
-        write_text(self.folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
-        self._handle = (self.folder / "metrics.jsonl").open("a", encoding="utf-8")
+        path = self.folder / "metrics.jsonl"
+        self._lines.close()
+        write_text(path, "".join(json.dumps(line) + "\n" for line in kept), sync=True)
         self._board.close()
-        self._board = _Board(self.folder)
+        try:
+            self._lines, self._before = Growing(path), len(kept)
+            self._board = _Board(self.folder)
+        except OSError as error:
+            raise unwritable(self.folder, error) from error
         for line in kept:
             self._board.add(line)
-        self.lines = len(kept)
 
     def add(self, line: dict[str, Any]) -> None:
         """Append one line to `metrics.jsonl` and its numbers to TensorBoard's file.
 
-        Raises:
-            LandsegError: The disk does not take it.
+        A line that the disk does not take waits in memory for the next one; the run goes on, and says so once.
         """
+        is_waiting = self._is_waiting
         try:
-            self._handle.write(json.dumps(line) + "\n")
-            self._handle.flush()
+            self._lines.add((json.dumps(line) + "\n").encode())
+            self._is_waiting = False
         except OSError as error:
-            raise unwritable(self.folder / "metrics.jsonl", error) from error
-        self.lines += 1
+            self._is_waiting = True
+            if not is_waiting:
+                log.warning("%s: %s; its lines wait for room, and training goes on", self.folder / "metrics.jsonl", error.strerror or error)
         self._board.add(line)
+
+    def sync(self) -> None:
+        """Flush the metrics to the disk, as far as it takes them; a state that counts them is saved after this."""
+        with suppress(OSError):
+            self._lines.sync()
 
     def close(self) -> None:
         """Close the files; the run folder is whole at any time, this only frees the handles."""
-        self._handle.close()
+        self._lines.close()
         self._board.close()
         log.removeHandler(self._log)
-        self._log.close()
+        with suppress(OSError):
+            self._log.close()
         self._lock.close()
 
 
+class _LogFile(logging.FileHandler):
+    """`log.txt`; a line that a full disk does not take is no reason to print a traceback: the person has it on stderr."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Go on; what the file's buffer holds is tried again with the next line."""
+
+
 class _Board:
-    """TensorBoard's view of the metrics: one event file."""
+    """TensorBoard's view of the metrics: one event file. What a full disk does not take waits for room; a resumed run makes it anew."""
 
     def __init__(self, folder: Path) -> None:
-        # Imported here: it takes half a second, and only training writes it.
+        # Imported here: it takes half a second, and only training writes it. Its own writer writes on a thread, whose traceback a full
+        # disk prints to the person's screen.
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
         for path in folder.glob("events.out.tfevents.*"):
             path.unlink()
-        self._event, self._summary = Event, Summary
-        self._writer = EventFileWriter(str(folder))
+        self._event, self._summary, self._record = Event, Summary, RecordWriter
+        self._file = Growing(folder / f"events.out.tfevents.{time.time():.0f}.{platform.node()}.{os.getpid()}")
+        self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
 
     def add(self, line: dict[str, Any]) -> None:
         values = [
@@ -115,10 +147,16 @@ class _Board:
             for key, value in line.items()
             if isinstance(value, int | float) and key not in ("step", "time_s")
         ]
-        self._writer.add_event(self._event(wall_time=time.time(), step=line["step"], summary=self._summary(value=values)))
+        self._write(self._event(wall_time=time.time(), step=line["step"], summary=self._summary(value=values)))
+
+    def _write(self, event: Any) -> None:
+        record = io.BytesIO()
+        self._record(record).write(event.SerializeToString())
+        with suppress(OSError):
+            self._file.add(record.getvalue())
 
     def close(self) -> None:
-        self._writer.close()
+        self._file.close()
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -135,8 +173,8 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def write_surroundings(folder: Path, *, device: str, seed: int, data_fingerprint: str) -> None:
-    """Write `environment.json`: versions, machine, commit of the working folder, device, seed and data."""
+def write_surroundings(folder: Path, *, device: str, seed: int, data_fingerprint: str, data: str = "") -> None:
+    """Write `environment.json`: versions, machine, commit of the working folder, device, seed and data with the name of its data set."""
     write_json(
         folder / "environment.json",
         {
@@ -149,9 +187,23 @@ def write_surroundings(folder: Path, *, device: str, seed: int, data_fingerprint
             "command": ["landseg", *sys.argv[1:]],
             "device": device,
             "seed": seed,
+            "data": data,
             "data_fingerprint": data_fingerprint,
         },
+        sync=True,
     )
+
+
+def note_end(folder: Path, *, epochs: int, steps: int, elapsed_s: float) -> None:
+    """Add to `environment.json` that the run came to its end; its states have then nothing left to resume.
+
+    A disk that refuses is no failure of a run that is finished: it then counts as one that can be resumed, and is at once finished again.
+    """
+    try:
+        ended = {"epochs": epochs, "steps": steps, "elapsed_s": round(elapsed_s, 1)}
+        write_json(folder / "environment.json", {**read_surroundings(folder), "ended": ended}, sync=True)
+    except LandsegError as error:
+        log.warning("%s; that the run is finished stands in its log alone", error)
 
 
 def read_surroundings(folder: Path) -> dict[str, Any]:
@@ -164,16 +216,23 @@ def read_surroundings(folder: Path) -> dict[str, Any]:
 
 
 def refuse_existing_run(folder: Path, *, overwrite: bool) -> None:
-    """Refuse a folder with something in it, unless the user said ``--overwrite``; a preview alone is nothing.
+    """Refuse a folder with something in it, unless the user said ``--overwrite``.
+
+    A preview alone is nothing, and so is a run that ended before it saved a state or a model: the same command begins it anew.
 
     Raises:
-        LandsegError: `folder` is a file, holds more than a preview, or cannot be read.
+        LandsegError: `folder` is a file, holds more than that, or cannot be read.
     """
     try:
-        is_preview = folder.is_dir() and [path.name for path in folder.iterdir()] == [PREVIEW]
+        names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        is_saved = any((folder / "state").glob("step-*"))
+        is_nothing = names == {PREVIEW} or (".lock" in names and not is_saved and all(_BEGUN.fullmatch(name) for name in names))
     except OSError as error:
         raise unwritable(folder, error) from error
-    refuse_existing(folder, overwrite=overwrite or is_preview)
+    if is_saved and not overwrite:
+        advice = "go on with the run in it by --resume, choose another --out or add --overwrite"
+        raise LandsegError(folder, "it exists already", "an output is written to a new place", advice)
+    refuse_existing(folder, overwrite=overwrite or is_nothing)
 
 
 def clear(folder: Path) -> None:
@@ -189,6 +248,8 @@ def clear(folder: Path) -> None:
     strange = [path.name for path in found if not own.fullmatch(path.name) and not path.name.startswith(".")]
     if strange:
         raise LandsegError(folder, f"{strange[0]} is in it, which no run writes", "a run folder, or an empty one", "choose another --out")
+    # States go first: what a kill leaves of the rest is then never taken for a run to resume.
+    found.sort(key=lambda path: path.name != "state")
     try:
         for path in found:
             if not own.fullmatch(path.name):
@@ -203,7 +264,7 @@ def clear(folder: Path) -> None:
 
 def save_recipe(folder: Path, text: str) -> None:
     """Write the resolved settings, `recipe.yaml`."""
-    write_text(folder / "recipe.yaml", text)
+    write_text(folder / "recipe.yaml", text, sync=True)
 
 
 def _version(package: str) -> str | None:

@@ -42,12 +42,15 @@ class TrainConfig(Section):
     minutes: float | None = Field(
         None, gt=0, description="minutes to train, validation included; when set it ends the run and the schedule in place of train.epochs"
     )
-    batch: int = Field(16, ge=1, description="tiles (or crops of them) that the network sees at once")
-    accumulate: int = Field(
-        1,
+    batch: int | Literal["auto"] = Field(
+        16, description="tiles (or crops of them) that the network sees at once; auto measures what the free memory allows"
+    )
+    effective_batch: int | None = Field(
+        None,
         ge=1,
-        le=4096,
-        description="batches whose gradients are averaged before each step; the effective batch is train.accumulate times train.batch",
+        le=65536,
+        description="tiles that each step learns from, shown to the network train.batch at a time; null takes train.batch, 16 where that "
+        "is auto",
     )
     crop: int | None = Field(
         None,
@@ -103,12 +106,20 @@ class TrainConfig(Section):
         gt=0,
         description="minutes between states within an epoch; its end saves one too, where that takes less than 5 % of the time",
     )
+    disk_gb: float | None = Field(
+        None, gt=0, description="gigabytes that the run folder may take; a run that could need more is refused at its start, with numbers"
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="seed of every random draw")
     precision: Literal["auto", "32", "bf16", "16"] = Field(
         "auto", description="arithmetic: 32, bf16 or 16 bits; auto takes bf16 on a GPU that has it, else 32"
     )
     compile: bool = Field(False, description="compile the network with torch.compile (needs a C++ compiler; pays on runs of many steps)")
     device: str = Field("auto", description="auto | cpu | cuda | cuda:1 | mps")
+
+    @property
+    def step_tiles(self) -> int:
+        """Tiles that one step of the optimiser learns from."""
+        return self.effective_batch or (16 if self.batch == "auto" else self.batch)
 
     @model_validator(mode="after")
     def _one_average(self) -> TrainConfig:
@@ -117,10 +128,38 @@ class TrainConfig(Section):
             raise ValueError(f"{both}; one average of the weights; --set train.ema=null, or --set train.average=null")
         return self
 
+    @field_validator("batch")
+    @classmethod
+    def _some_tiles(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and not 1 <= value <= 65536:
+            raise ValueError("1 to 65536 tiles, or auto")
+        return value
+
     @field_validator("precision", mode="before")
     @classmethod
     def _bits(cls, value: object) -> object:
         return str(value) if type(value) is int else value  # `precision: 32` is what a person writes
+
+
+class CutConfig(Section):
+    """How `prepare` cuts scenes into tiles."""
+
+    bands: tuple[int | str, ...] | None = Field(
+        None, min_length=1, description="bands of the scenes to keep, in this order, by number from 1 or by name; null keeps all"
+    )
+    nodata: float | None = Field(
+        None, description="the value that means missing in bands of scenes that state none themselves, in the file's own units"
+    )
+    min_valid: float = Field(0.25, ge=0, le=1, description="share of a tile that must show ground; tiles with less are dropped")
+    min_labelled: float = Field(
+        0.0, ge=0, le=1, description="share of a tile that must be labelled; tiles with less, or without one labelled pixel, are dropped"
+    )
+    buffer_m: float | None = Field(
+        None, gt=0, description="metres to either side by which lines, and points, of vector labels become areas; null refuses them"
+    )
+    burn: Literal["file", "area"] = Field(
+        "file", description="which polygon of vector labels lies on top: the later one (file), or the smaller one (area)"
+    )
 
 
 class DataConfig(Section):
@@ -255,7 +294,7 @@ class LossConfig(Section):
 class PredictConfig(Section):
     """How a trained model is run."""
 
-    batch: int = Field(16, ge=1, description="tiles a step of the network")
+    batch: int = Field(16, ge=1, description="tiles a step of the network; scenes go in steps of a fixed size, for the same bytes")
     device: str = Field("auto", description="auto | cpu | cuda | cuda:1 | mps")
     bands: tuple[int, ...] | None = Field(None, description="which bands of each image to use, counted from 1; null uses all")
     tta: Literal["none", "d4", "scales"] = Field(
@@ -263,6 +302,17 @@ class PredictConfig(Section):
         description="test-time augmentation: the mean of the probabilities over the eight flips and quarter turns (d4), or over those of "
         "three scales (scales)",
     )
+    overlap: float = Field(
+        0.25, ge=0, le=0.75, description="share of a window's edge that neighbouring windows of a scene have in common, and are blended in"
+    )
+    window: int | None = Field(
+        None,
+        ge=32,
+        le=4096,
+        description="edge length in pixels of the windows of a scene; null shows the network 512 pixels a side, or a training tile where "
+        "that is larger",
+    )
+    exact: bool = Field(False, description="refuse a scene of another resolution than the model's, which is otherwise resampled for it")
 
 
 class Recipe(Section):
@@ -270,6 +320,7 @@ class Recipe(Section):
 
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
+    cut: CutConfig = CutConfig()
     data: DataConfig = DataConfig()
     sample: SampleConfig = SampleConfig()
     augment: AugmentConfig = AugmentConfig()

@@ -16,6 +16,7 @@ import xxhash
 
 from landseg.core.errors import LandsegError
 from landseg.core.files import free_bytes, human_bytes, lock, unwritable
+from landseg.core.stopwatch import Stopwatch
 from landseg.data import packing
 from landseg.data.dataset import Dataset
 from landseg.data.labels import read_label
@@ -28,6 +29,12 @@ _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 _RELEASE_BYTES = 512 * 2**20
 """Read from a map, after which its pages are let go: they stay in the system's cache, but no longer count as this process's memory."""
+
+READING, DECODING = "reading", "decoding"
+"""Kinds of time of a stopwatch."""
+
+READ_BYTES = "bytes read"
+"""What it counts."""
 
 SPARE_BYTES = 500_000_000
 """Left free on the disk for the run that follows."""
@@ -118,7 +125,11 @@ class _Map:
 
 
 class Files:
-    """The same tiles decoded from their files at each reading, for a disk without room for the store."""
+    """The same tiles decoded from their files at each reading, for a disk without room for the store.
+
+    Attributes:
+        watch: Counts what reading and decoding take.
+    """
 
     is_mapped = False
 
@@ -127,6 +138,7 @@ class Files:
         self.bands, self.dtype = int(facts["bands"]), str(facts["dtype"])
         self._dataset = dataset
         self._tiles = {tile.name: tile for tile in dataset.tiles}
+        self.watch = Stopwatch()
 
     def image(self, i: int) -> np.ndarray:
         """Image of entry `i`, (H, W, C).
@@ -152,7 +164,11 @@ class Files:
 
     def _decoded(self, path: Path, decode: Callable[[bytes], np.ndarray]) -> np.ndarray:
         try:
-            return decode(read_bytes(path))
+            with self.watch.of(READING):
+                data = read_bytes(path)
+            self.watch.count(READ_BYTES, len(data))
+            with self.watch.of(DECODING):
+                return decode(data)
         except UnreadableTile as error:
             raise LandsegError(
                 path, str(error), "the file as it was when training began", "put it back, then go on with --resume"

@@ -19,7 +19,7 @@ from torch import Tensor
 from landseg import __version__
 from landseg.core.classes import IGNORE_INDEX, LandClass
 from landseg.core.errors import LandsegError
-from landseg.core.files import unwritable, write_bytes
+from landseg.core.files import sync_folder, unwritable, write_bytes
 from landseg.network.build import Network, Normalisation, build
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
@@ -93,8 +93,7 @@ def save_model(folder: Path, state: dict[str, Tensor], card: ModelCard) -> None:
     complete = card.model_copy(update={"weights_sha256": hashlib.sha256(weights).hexdigest()})
     complete = complete.model_copy(update={"card_sha256": complete.digest()})
     try:
-        _heal(folder)
-        shutil.rmtree(new, ignore_errors=True)
+        settle_model(folder)
         write_bytes(new / WEIGHTS, weights, sync=True)
         card_text = json.dumps(complete.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
         write_bytes(new / CARD, card_text.encode(), sync=True)
@@ -108,9 +107,13 @@ def save_model(folder: Path, state: dict[str, Tensor], card: ModelCard) -> None:
                 if not folder.exists():
                     raise
                 # A reader took us for killed and put the old folder back: once more.
+        sync_folder(folder.resolve().parent)  # a power cut may not find the old one gone and the new one nameless
         shutil.rmtree(old, ignore_errors=True)
+    except LandsegError:
+        settle_model(folder)  # half a model takes the room that the disk has not got
+        raise
     except OSError as error:
-        _heal(folder)
+        settle_model(folder)
         raise unwritable(folder, error) from error
 
 
@@ -132,6 +135,17 @@ def has_model(folder: Path) -> bool:
     """True when `folder` is a model folder, or was one until a kill between two renames."""
     _heal(folder)
     return (folder / CARD).is_file()
+
+
+def settle_model(folder: Path) -> None:
+    """Put right what a kill left of `save_model`: the old folder goes back where there is none, and what was not finished goes.
+
+    Only for who holds the run's lock, or writes the folder: another one's unfinished model would go, too.
+    """
+    _heal(folder)
+    shutil.rmtree(_beside(folder, "new"), ignore_errors=True)
+    if folder.exists():  # else the old one, which could not be put back, is all there is
+        shutil.rmtree(_beside(folder, "old"), ignore_errors=True)
 
 
 def load_card(folder: Path) -> ModelCard:
@@ -168,19 +182,7 @@ def load_model(path: Path) -> tuple[Network, ModelCard]:
         LandsegError: No model there, or its weights are not those that were saved.
     """
     folder = find_model(path)
-    card = load_card(folder)
-    try:
-        data = (folder / WEIGHTS).read_bytes()
-    except OSError as error:
-        raise LandsegError(folder / WEIGHTS, error.strerror or str(error), "the model's weights", "copy the model folder again") from error
-    digest = hashlib.sha256(data).hexdigest()
-    if digest != card.weights_sha256:
-        raise LandsegError(
-            folder / WEIGHTS,
-            f"checksum {digest[:12]}",
-            f"{card.weights_sha256[:12]} as {CARD} says: the file is damaged or not the one that was saved",
-            "copy the model folder again, or train anew",
-        )
+    card, data = _read(folder)
     network = build(card.network, card.encoder, len(card.bands), len(card.classes), card.normalisation, card.decoder_channels)
     try:
         network.load_state_dict(load(data))
@@ -192,6 +194,29 @@ def load_model(path: Path) -> tuple[Network, ModelCard]:
             "copy the model folder again",
         ) from error
     return network.eval(), card
+
+
+def _read(folder: Path) -> tuple[ModelCard, bytes]:
+    """Card and weights of one model: training may put a better one in its place between the reading of the two files."""
+    card = load_card(folder)
+    while True:
+        try:
+            data = (folder / WEIGHTS).read_bytes()
+        except OSError as error:
+            raise LandsegError(
+                folder / WEIGHTS, error.strerror or str(error), "the model's weights", "copy the model folder again"
+            ) from error
+        digest = hashlib.sha256(data).hexdigest()
+        if digest == card.weights_sha256:
+            return card, data
+        before, card = card, load_card(folder)
+        if card == before:
+            raise LandsegError(
+                folder / WEIGHTS,
+                f"checksum {digest[:12]}",
+                f"{card.weights_sha256[:12]} as {CARD} says: the file is damaged or not the one that was saved",
+                "copy the model folder again, or train anew",
+            )
 
 
 def _advice(text: str) -> str:

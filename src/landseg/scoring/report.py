@@ -19,7 +19,7 @@ from landseg.core.errors import LandsegError
 from landseg.core.files import write_json, write_text
 from landseg.core.page import Markup, Page, Picture, class_map, join, meter, photo, swatch
 from landseg.scoring.confusion import Scores
-from landseg.scoring.curves import quality_curves, resource_curves
+from landseg.scoring.curves import quality_curves, resource_curves, time_curve
 from landseg.scoring.intervals import LEVEL, RESAMPLES, Interval
 
 _TILE_EDGE = 384  # pixels; larger tiles are shown reduced, so that twenty of them stay under 3 MB
@@ -143,7 +143,12 @@ def _page(report: EvaluationReport) -> Page:
         page.section("Learning curves")
         page.figures(quality)
         page.legend(_swatches(report))
-        page.figures(resources, columns=3)
+        page.figures(resources, columns=2 if len(resources) == 4 else 3)
+    timed = time_curve(report.history)
+    if timed is not None:
+        title, words, figure = timed
+        page.section("Pace", words.replace(" %", "\u00a0%"))
+        page.figures([(title, figure)], columns=1)
     _draw_tiles(page, report)
     if report.model:
         page.section("Model and data")

@@ -18,9 +18,11 @@ import numpy as np
 from landseg.core.classes import IGNORE_INDEX
 from landseg.core.progress import parallel_map
 from landseg.core.settings import AugmentConfig, SampleConfig
-from landseg.data.pack import TileStore
+from landseg.core.stopwatch import Stopwatch
+from landseg.data.pack import READ_BYTES, READING, Files, TileStore
 from landseg.training.draws import tile_keys, uniform
 from landseg.training.mixing import mix
+from landseg.training.pace import CUTTING, MIXING
 from landseg.training.sampling import copies, factors, with_labels
 
 _AHEAD = 3
@@ -68,6 +70,7 @@ class Batches:
         crop: Edge length in pixels of the crops; see `crop_shape`.
         sample: Which tiles an epoch has; every one once when None.
         augment: Its `class_mix` and `cut_mix` are done here; nothing is mixed when None.
+        watch: Counts what the threads spend their time on.
 
     Attributes:
         count: Batches an epoch, the same in each.
@@ -84,8 +87,11 @@ class Batches:
         crop: int | None = None,
         sample: SampleConfig | None = None,
         augment: AugmentConfig | None = None,
+        watch: Stopwatch | None = None,
     ) -> None:
-        self._store, self._seed = store, seed
+        self._store, self._seed, self._watch = store, seed, watch or Stopwatch()
+        if isinstance(store, Files):
+            store.watch = self._watch
         kept = indices if sample is None else with_labels(store.entries, indices, sample)
         self.dropped = len(indices) - len(kept)
         sizes = np.array([(store.entries[i].height, store.entries[i].width) for i in kept], np.int64)
@@ -160,10 +166,12 @@ class Batches:
             key = keys[n : n + 1]
             image, label = self._taken(units[n], epoch, key)
             height, width = label.shape
-            images[n, :height, :width], labels[n, :height, :width] = image, label
+            with self._watch.of(READING):  # of a map: the disk is read where its pages are looked at
+                images[n, :height, :width], labels[n, :height, :width] = image, label
             if self._mixing is not None:
                 partner = partial(self._partner, units[n], epoch, key)
-                mix(images[n], labels[n], partner, self._mixing, seed=self._seed, epoch=epoch, key=key)
+                with self._watch.of(MIXING):
+                    mix(images[n], labels[n], partner, self._mixing, seed=self._seed, epoch=epoch, key=key)
 
         for _ in parallel_map(fill, range(len(keys)), workers=self._workers):
             pass
@@ -172,9 +180,13 @@ class Batches:
     def _taken(self, unit: int, epoch: int, key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Image and label of a tile, or of the crop that the key draws."""
         i = int(self._indices[unit])
-        label = self._store.label(i)
-        place = self._place(i, label, epoch, key)
-        return self._store.image(i)[place], label[place]
+        with self._watch.of(READING):
+            image, label = self._store.image(i), self._store.label(i)
+        with self._watch.of(CUTTING):
+            place = self._place(i, label, epoch, key)
+        if self._store.is_mapped:
+            self._watch.count(READ_BYTES, image[place].nbytes + label[place].nbytes)
+        return image[place], label[place]
 
     def _partner(self, unit: int, epoch: int, key: np.ndarray, purpose: str) -> tuple[np.ndarray, np.ndarray]:
         """A tile or crop, drawn for (seed, epoch, tile) from all others of the part, as the epoch has it."""

@@ -1,4 +1,4 @@
-"""What Ctrl-C and a polite kill do to long work: what is in hand is ended first. It saves nothing itself."""
+"""What Ctrl-C, a polite kill and a scheduler's word do to long work: what is in hand is ended first. It saves nothing itself."""
 
 from __future__ import annotations
 
@@ -6,18 +6,24 @@ import logging
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 log = logging.getLogger("landseg")
 
 
 class Interruption:
-    """Whether the user asked to stop; `note` does so."""
+    """What was asked of the run while it worked; the methods are signals' handlers.
+
+    Attributes:
+        is_asked: It shall stop.
+        is_save_asked: It shall save its state now, and go on; who does so sets it back.
+    """
 
     is_asked = False
+    is_save_asked = False
 
-    def note(self, number: int, _frame: object) -> None:
-        """A signal's handler: the first one is noted, a second one stops at once.
+    def note(self, _number: int, _frame: object) -> None:
+        """Stop: the first time it is noted, a second one stops at once.
 
         Raises:
             KeyboardInterrupt: It was asked before.
@@ -25,16 +31,25 @@ class Interruption:
         if self.is_asked:
             raise KeyboardInterrupt
         self.is_asked = True
-        log.info("stopping after this step; the state will be saved")
+        with suppress(RuntimeError):  # a signal amid a line of the log, whose file takes no line within a line
+            log.info("stopping after this step; the state will be saved")
+
+    def note_save(self, _number: int, _frame: object) -> None:
+        """Save and go on."""
+        self.is_save_asked = True
 
 
 @contextmanager
 def noted(interruption: Interruption) -> Iterator[None]:
-    """SIGINT and SIGTERM are noted within; only the main thread may ask for that, elsewhere nothing changes."""
+    """SIGINT, SIGTERM and SIGUSR1 (where the system has it) are noted within; only the main thread may ask for that, elsewhere nothing
+    changes."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, interruption.note) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {signal.SIGINT: interruption.note, signal.SIGTERM: interruption.note}
+    if hasattr(signal, "SIGUSR1"):
+        handlers[signal.SIGUSR1] = interruption.note_save
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:

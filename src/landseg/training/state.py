@@ -17,10 +17,13 @@ from landseg.core.files import write_bytes
 
 log = logging.getLogger("landseg")
 
-VERSION = 1
-"""Of the state's content; a newer one cannot be resumed by this landseg."""
+VERSION = 2
+"""Of the state's content; one of another version cannot be resumed by this landseg."""
 
 SUFFIX = ".state"
+
+_DIGEST = 64
+"""Letters of the checksum that a state begins with."""
 
 KEPT = 2
 """States that stay on the disk: the last, and the one before it should the last be damaged."""
@@ -40,9 +43,9 @@ def save_state(folder: Path, state: dict[str, Any]) -> None:
     """
     buffer = io.BytesIO()
     torch.save({"version": VERSION, **state}, buffer)
-    data = buffer.getvalue()
+    data = buffer.getbuffer()  # and not a copy: a state may be of gigabytes
     path = folder / f"step-{state['step']:09d}{SUFFIX}"
-    write_bytes(path, f"{hashlib.sha256(data).hexdigest()}\n".encode() + data, sync=True)
+    write_bytes(path, f"{hashlib.sha256(data).hexdigest()}\n".encode(), data, sync=True)
     # A state beyond this step is of a run that was given up: it may not push out a good one.
     found = set(folder.glob(f"step-*{SUFFIX}"))
     kept = sorted(old for old in found if old.name <= path.name)[-KEPT:]
@@ -60,23 +63,42 @@ def load_state(folder: Path) -> dict[str, Any]:
     """The newest undamaged state; a damaged one is passed over with a warning.
 
     Raises:
-        LandsegError: There is none, or it is of a newer version.
+        LandsegError: There is none, or it is of another version.
     """
     for path in sorted(folder.glob(f"step-*{SUFFIX}"), reverse=True):
         try:
-            digest, _, data = path.read_bytes().partition(b"\n")
-            if hashlib.sha256(data).hexdigest().encode() != digest:
-                raise ValueError("its checksum differs")
-            state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            state = _read(path)
             version = int(state["version"])
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
             log.warning("%s: damaged (%s), so the state before it is taken", path, error)
             continue
-        if version > VERSION:
-            raise LandsegError(
-                path, f"state version {version}", f"at most {VERSION}", "resume with the landseg that wrote it, or a newer one"
-            )
+        if version != VERSION:
+            advice = "or a newer one" if version > VERSION else "or begin anew with --overwrite in place of --resume"
+            raise LandsegError(path, f"state version {version}", f"version {VERSION}", f"resume with the landseg that wrote it, {advice}")
         return state
     raise LandsegError(
         folder, "no state that can be read", "a run that was interrupted", "start anew with --overwrite in place of --resume"
     )
+
+
+def misfit(folder: Path, error: Exception) -> LandsegError:
+    """The four-part error for a state that the network, its optimiser or the loop of this landseg does not take."""
+    reason = " ".join(str(error).split())[:160]
+    return LandsegError(
+        folder,
+        f"its states are of another network ({type(error).__name__}: {reason})",
+        "states of this run, and the versions of torch, timm and segmentation_models_pytorch that environment.json names",
+        "put back what belongs there, or begin anew with --overwrite in place of --resume",
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A state whose checksum is right; the file is in memory once, and goes before its tensors are used."""
+    with path.open("rb") as handle:
+        digest = handle.readline(_DIGEST + 1).rstrip(b"\n")
+        begin = handle.tell()
+        if hashlib.file_digest(handle, "sha256").hexdigest().encode() != digest:
+            raise ValueError("its checksum differs")
+        handle.seek(begin)
+        state: dict[str, Any] = torch.load(io.BytesIO(handle.read()), map_location="cpu", weights_only=True)
+    return state

@@ -1,20 +1,28 @@
-"""The verb `predict`: tiles and a model → class maps. It composes; the work is in `inference.folder`."""
+"""The verb `predict`: tiles or scenes and a model → class maps. It composes; the work is in `inference.folder` and `inference.scenes`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from landseg.core.config import load_recipe
 from landseg.core.errors import LandsegError
 from landseg.core.files import refuse_existing
 from landseg.core.progress import clock
-from landseg.core.settings import Recipe
+from landseg.core.settings import PredictConfig, Recipe
 from landseg.data.dataset import FILE, open_dataset
 from landseg.data.inputs import find_inputs
+from landseg.inference.plan import Choices
+from landseg.inference.scenes import SceneMap, is_scene, predict_scenes
 from landseg.inference.tta import require_known
+
+if TYPE_CHECKING:
+    from landseg.network.engine import Engine
+
+_GPU_WINDOWS = 4
+"""Windows of a scene that a GPU sees at once: as many pixels as the usual batch of tiles. A CPU takes one a core."""
 
 
 @dataclass(frozen=True)
@@ -27,19 +35,23 @@ class Predicted:
     seconds: float
     unreadable: dict[str, str]
     resumed: int = 0
+    scenes: tuple[SceneMap, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The document of ``--json``."""
-        return {
+        document = {
             "out": str(self.out),
             "files": self.files,
             "pixels": self.pixels,
             "seconds": round(self.seconds, 3),
             "unreadable": self.unreadable,
         }
+        return document | ({"scenes": [_scene_json(scene) for scene in self.scenes]} if self.scenes else {})
 
     def as_text(self) -> str:
         """Lines for a person."""
+        if self.scenes:
+            return "\n".join(line for scene in self.scenes for line in _scene_lines(scene))
         made = self.files - self.resumed
         speed = f", {made / self.seconds:.0f} tiles/s" if made and self.seconds >= 1 else ""
         lines = [f"{self.out}: {self.files:,} class maps, {self.pixels / 1e6:.1f} Mpx in {clock(self.seconds)}{speed}"]
@@ -56,6 +68,8 @@ def predict(
     inputs: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
+    bounds: Sequence[float] | None = None,
+    confidence: bool = False,
     overlay: bool = False,
     probabilities: bool = False,
     tta: str | None = None,
@@ -63,27 +77,36 @@ def predict(
     settings: Sequence[str] = (),
     overwrite: bool = False,
 ) -> Predicted:
-    """Predict tiles into a folder of class maps.
+    """Predict tiles into a folder of class maps, or scenes into georeferenced ones.
 
-    A call that was interrupted is completed by the same call again.
+    A call that was interrupted is completed by the same call again. What is a scene says `inference.scenes.is_scene`.
 
     Args:
         model: Run folder or model folder, or several (an ensemble).
-        inputs: Folder, zip, dataset folder or image, or several in any mixture.
-        out: The folder to write: ``<name>.png`` a tile and `predictions.json`.
-        overlay: Also ``overlay/<name>.jpg``: the image under the classes' colours.
-        probabilities: Also ``<name>.npy``: softmax, float16 (K, H, W).
+        inputs: Folder, zip, dataset folder or image, or several in any mixture; or scenes: GeoTIFF, COG, VRT, ``/vsi…`` path, URL.
+        out: The folder to write: ``<name>.png`` a tile and `predictions.json`; ``<name>_classes.tif`` a scene, with its style and picture.
+        bounds: (left, bottom, right, top) in units of the scene's CRS: the part to predict (scenes).
+        confidence: Also ``<name>_confidence.tif``: 0–200 = 0–100 % (scenes).
+        overlay: Also ``overlay/<name>.jpg``, of a scene ``<name>_overlay.png``: the image under the classes' colours.
+        probabilities: Also ``<name>.npy``: softmax, float16 (K, H, W); of a scene ``<name>_probabilities.tif``, a band a class, 0–200.
         tta: none | d4 | scales: test-time augmentation, in place of ``predict.tta``; it is recorded in `predictions.json`.
-        recipe: Its section `predict` sets batch, device, bands and augmentation.
+        recipe: Its section `predict` sets batch, device, bands, augmentation, and the windows of scenes.
         settings: ``key=value`` each, over the recipe.
         overwrite: Replace an earlier prediction.
 
     Raises:
-        LandsegError: No model, no input, no such augmentation, `out` exists, tiles that do not fit the model, or none that can be read.
+        LandsegError: No model, no input, no such augmentation, `out` exists, inputs that do not fit the model, or none that can be read.
     """
     chosen = (recipe if isinstance(recipe, Recipe) else load_recipe(recipe, settings)).predict
     augmentation = require_known(chosen.tta if tta is None else tta)
-    target, sources = Path(out), _paths(inputs)
+    target, scenes = Path(out), _scenes(inputs)
+    if scenes:
+        choices = _choices(chosen, bounds, confidence=confidence, probabilities=probabilities)
+        return _predict_scenes(_paths(model), scenes, target, choices, chosen.device, overlay, augmentation, overwrite)
+    for option, is_given in (("--bounds", bounds is not None), ("--confidence", confidence)):
+        if is_given:
+            raise LandsegError(option, "no scene is named", "a GeoTIFF, VRT or URL", f"leave {option} out for tiles")
+    sources = _paths(inputs)
     _keep_apart(target, sources)
     tiles = find_inputs(sources)
     # Imported here: torch takes seconds to load, and `landseg --help` and wrong paths shall answer at once.
@@ -111,6 +134,84 @@ def predict(
     return Predicted(target, done.files, done.pixels, done.seconds, done.unreadable, done.resumed)
 
 
+def _predict_scenes(
+    models: list[Path], scenes: list[str], out: Path, choices: Choices, device: str, overlay: bool, tta: str, overwrite: bool
+) -> Predicted:
+    from landseg.network.checkpoint import find_model, load_card
+    from landseg.network.engine import load_engine
+
+    fingerprint = "+".join(load_card(find_model(path)).weights_sha256 for path in models)
+    engine = load_engine(models, device)
+    step, workers = (_GPU_WINDOWS, 1) if _is_on_gpu(engine) else (1, None)
+    maps = predict_scenes(
+        engine, scenes, out, choices, overlay=overlay, tta=tta, fingerprint=fingerprint, overwrite=overwrite, step=step, workers=workers
+    )
+    resumed = sum(item.is_resumed for item in maps)
+    return Predicted(out, len(maps), sum(item.pixels for item in maps), sum(item.seconds for item in maps), {}, resumed, tuple(maps))
+
+
+def _is_on_gpu(engine: Engine) -> bool:
+    devices = [getattr(one, "device", None) for one in getattr(engine, "engines", (engine,))]
+    return any(device is not None and device.type != "cpu" for device in devices)
+
+
+def _choices(chosen: PredictConfig, bounds: Sequence[float] | None, *, confidence: bool, probabilities: bool) -> Choices:
+    """The settings and options that concern scenes.
+
+    Raises:
+        LandsegError: `bounds` are not four numbers.
+    """
+    if bounds is not None and len(bounds) != 4:
+        raise LandsegError("--bounds", f"{len(bounds)} numbers", "four: left bottom right top", "give all of them")
+    part = None if bounds is None else (float(bounds[0]), float(bounds[1]), float(bounds[2]), float(bounds[3]))
+    return Choices(chosen.overlap, chosen.window, chosen.exact, chosen.bands, part, confidence, probabilities)
+
+
+def _scenes(inputs: str | Path | Sequence[str | Path]) -> list[str]:
+    """The inputs as scenes; none where they are tiles.
+
+    Raises:
+        LandsegError: Some are scenes and some are not.
+    """
+    given = [str(item) for item in ([inputs] if isinstance(inputs, str | Path) else inputs)]
+    scenes = [text for text in given if is_scene(text)]
+    if scenes and len(scenes) < len(given):
+        other = next(text for text in given if text not in scenes)
+        found = "it is no scene" if Path(other).exists() else "it is not there"
+        raise LandsegError(other, f"{found}, but {scenes[0]} is", "scenes or tiles in a call", "predict them one after the other")
+    return scenes
+
+
+def _scene_json(scene: SceneMap) -> dict[str, Any]:
+    return {
+        "source": scene.source, "files": [str(path) for path in scene.files], "pixels": scene.pixels, "nodata": scene.nodata,
+        "seconds": round(scene.seconds, 3), "notes": list(scene.notes),
+        "classes": [
+            {"name": item.name, "pixels": item.pixels, "area_ha": None if item.area_ha is None else round(item.area_ha, 4)}
+            for item in scene.classes
+        ],
+    }  # fmt: skip
+
+
+def _scene_lines(scene: SceneMap) -> list[str]:
+    megapixels = scene.pixels / 1e6
+    speed = f", {megapixels / scene.seconds:.2f} Mpx/s" if not scene.is_resumed and scene.seconds >= 1 else ""
+    lines = [f"{scene.files[0]}: {megapixels:.1f} Mpx in {clock(scene.seconds)}{speed}"]
+    if scene.is_resumed:
+        lines.append("part of it, or all, was finished before")
+    table = [(item.name, item.pixels, "" if item.area_ha is None else f"{_hectares(item.area_ha)} ha") for item in scene.classes]
+    table += [("no data", scene.nodata, "")] * (scene.nodata > 0)
+    first, second, third = (max(map(len, column)) for column in zip(*((a, f"{b:,}", c) for a, b, c in table), strict=True))
+    for name, pixels, area in table:
+        lines.append(f"  {name:<{first}}  {pixels:>{second},} px  {area:>{third}}  {pixels / scene.pixels:>6.1%}")
+    return [*lines, f"  beside it: {', '.join(path.name for path in scene.files[1:])}"]
+
+
+def _hectares(area: float) -> str:
+    """Square metres show of small areas, hectares of large ones."""
+    return f"{area:,.4f}" if area < 10 else f"{area:,.2f}" if area < 10_000 else f"{area:,.0f}"
+
+
 def _keep_apart(target: Path, sources: Sequence[Path]) -> None:
     """Refuse an output that lies in an input or holds one: class maps would take the images' place, or be predicted next time."""
     place = target.resolve()
@@ -123,7 +224,7 @@ def _keep_apart(target: Path, sources: Sequence[Path]) -> None:
             raise LandsegError(target, f"{where} {path}", "class maps apart from the images", "choose another --out")
 
 
-def models_first(paths: Sequence[str]) -> tuple[list[Path], list[Path]]:
+def models_first(paths: Sequence[str]) -> tuple[list[Path], list[str | Path]]:
     """Tell the models at the head of a command line from the inputs behind them: several models are an ensemble.
 
     Raises:
@@ -134,8 +235,11 @@ def models_first(paths: Sequence[str]) -> tuple[list[Path], list[Path]]:
     while count < len(given) and any((given[count] / place).is_file() for place in ("model.json", "model/model.json")):
         count += 1
     if count >= len(given):
-        raise LandsegError("INPUT", "nothing to predict is named", "a folder, zip, dataset folder or image", "name it after the model")
-    return given[:count], given[count:]
+        needed = "a folder, zip, dataset folder, image or scene"
+        raise LandsegError("INPUT", "nothing to predict is named", needed, "name it after the model")
+    # A URL, and a path of GDAL's, would lose one of its double slashes as a path.
+    inputs: list[str | Path] = [text if "://" in text or text.startswith("/vsi") else Path(text) for text in paths[count:]]
+    return given[:count], inputs
 
 
 def _paths(given: str | Path | Sequence[str | Path]) -> list[Path]:

@@ -1,7 +1,7 @@
-"""Prepare: anything that holds tiles → a dataset folder.
+"""Prepare: anything that holds tiles or scenes → a dataset folder.
 
-Zips are unpacked into the result; folders are referred to, not copied, where they can be. No label file is rewritten: what mends it is a
-rule in `dataset.yaml`, by which it is read. It does not look for duplicates or leaks: `audit` does.
+Zips are unpacked into the result; folders are referred to, not copied, where they can be; scenes are cut. No label file is rewritten: what
+mends it is a rule in `dataset.yaml`, by which it is read. It does not look for duplicates or leaks: `audit` does.
 """
 
 from __future__ import annotations
@@ -11,135 +11,32 @@ import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from glob import has_magic
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from landseg.core.classes import ClassList, read_classes
+from landseg.core.config import load_recipe
 from landseg.core.errors import LandsegError
 from landseg.core.files import unwritable
+from landseg.core.settings import CutConfig, Recipe
 from landseg.data.archive import is_zip
+from landseg.data.burn import SUFFIXES as VECTORS
+from landseg.data.cutting import BANDS, CutSet, Meaning, check_scenes, cut_scenes, meaning_of
 from landseg.data.dataset import Dataset, DatasetInfo
 from landseg.data.gathering import Gathered, gather
+from landseg.data.pairing import RASTERS as SCENES
+from landseg.data.pairing import LabelFiles, SceneFile, find_labels, find_scenes, is_remote, pair
 from landseg.data.settling import Settled, settle
-from landseg.data.sources import Found
 from landseg.data.staging import KNOWN, STAGING, Staging, claim
 from landseg.data.statistics import band_ranges
 from landseg.splitting.assignment import Placed, Split, write_split
 from landseg.splitting.groups import PARTS
+from landseg.verbs.prepared import NAMED, Prepared, Unreadable
 
 log = logging.getLogger("landseg")
-
-_BANDS = {1: ("grey",), 3: ("red", "green", "blue"), 4: ("red", "green", "blue", "nir")}
-_NAMED = 5
-
-
-class Unreadable(NamedTuple):
-    """A tile that cannot be used: its name, the file in question as the user knows it, and why."""
-
-    tile: str
-    file: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What a prepare made.
-
-    Args:
-        dataset: The dataset folder.
-        images: Image files in it, with a label or not.
-        pairs: Images with a label; 0 for a set without labels.
-        orphans: Tile name and what it lacks (``label`` or ``image``).
-        unreadable: Tiles that will be left out, by name, wherever the set is used.
-        classes: Names in the order of their ids.
-        class_pixels: Labelled pixels by class name.
-        unlabelled_tiles: Pairs without one labelled pixel.
-        left_out: Files and folders of the sources that are no part of the set, and why.
-        bands: Their names.
-        dtype: Of the images.
-        label_encoding: How labels are read, as in `dataset.yaml`.
-        mend: The rules that mend labels, by name.
-        mended: Rule → tiles that it changed.
-        reasons: The rules in words.
-        unmended: Tile name → why no rule mends its label; it is left out.
-        unknown_colours: The most frequent colours that no class has → pixels; they are unlabelled.
-        scaling: Range of each band, for images that are not uint8.
-        parts: Part → tiles, where file lists gave them: they are the split ``file``.
-    """
-
-    dataset: Path
-    images: int
-    pairs: int
-    orphans: tuple[tuple[str, str], ...]
-    unreadable: tuple[Unreadable, ...]
-    classes: tuple[str, ...]
-    class_pixels: dict[str, int]
-    unlabelled_tiles: int
-    left_out: tuple[str, ...]
-    bands: tuple[str, ...]
-    dtype: str
-    label_encoding: str
-    mend: Mapping[str, Any]
-    mended: Mapping[str, int]
-    reasons: tuple[str, ...]
-    unmended: Mapping[str, str]
-    unknown_colours: Mapping[str, int]
-    scaling: tuple[tuple[float, float], ...] | None
-    parts: Mapping[str, int]
-
-    def as_json(self) -> dict[str, Any]:
-        """The document of ``--json``."""
-        return {
-            "dataset": str(self.dataset),
-            "images": self.images,
-            "pairs": self.pairs,
-            "orphans": [{"tile": tile, "missing": missing} for tile, missing in self.orphans],
-            "unreadable": [item._asdict() for item in self.unreadable],
-            "classes": list(self.classes),
-            "class_pixels": dict(self.class_pixels),
-            "unlabelled_tiles": self.unlabelled_tiles,
-            "left_out": list(self.left_out),
-            "bands": list(self.bands),
-            "dtype": self.dtype,
-            "label_encoding": self.label_encoding,
-            "mend": dict(self.mend),
-            "mended": dict(self.mended),
-            "reasons": list(self.reasons),
-            "unmended": [{"tile": tile, "reason": reason} for tile, reason in self.unmended.items()],
-            "unknown_colours": dict(self.unknown_colours),
-            "scaling": None if self.scaling is None else [list(pair) for pair in self.scaling],
-            "parts": dict(self.parts),
-        }
-
-    def as_text(self) -> str:
-        """A few lines for people; the first is what was made."""
-        kind = f"{self.pairs:,} pairs of image and label" if self.classes else f"{self.images:,} images without labels"
-        lines = [f"{self.dataset}: {kind}, {len(self.bands)} bands {self.dtype} ({', '.join(self.bands)})"]
-        total = sum(self.class_pixels.values())
-        lines += [f"  {count / total:7.2%}  {name}" for name, count in self.class_pixels.items()]
-        for count, what in (
-            (self.unlabelled_tiles, "tiles are wholly unlabelled"),
-            (len(self.orphans), "files without a partner"),
-            (len(self.unreadable), "unreadable files"),
-        ):
-            if count:
-                lines.append(f"  {count:,} {what}")
-        lines += [f"  {item.file}: {item.reason}" for item in self.unreadable[:_NAMED]]
-        lines += [f"  mended: {reason}" for reason in self.reasons]
-        lines += [f"  {count:,} tiles by {rule}" for rule, count in self.mended.items()]
-        if self.unmended:
-            named = "; ".join(f"{tile} ({reason})" for tile, reason in list(self.unmended.items())[:_NAMED])
-            lines.append(f"  {len(self.unmended):,} tiles left out, no rule mends them: {named}")
-        if self.unknown_colours:
-            lines.append(f"  colours of no class, unlabelled: {', '.join(f'{c} {n:,} pixels' for c, n in self.unknown_colours.items())}")
-        if self.scaling:
-            lines.append(f"  scaling: {', '.join(f'{low:g}..{high:g}' for low, high in self.scaling)}")
-        if self.parts:
-            lines.append(f"  split file: {', '.join(f'{part} {count:,}' for part, count in self.parts.items())}")
-        lines += [f"  left out: {line}" for line in self.left_out]
-        return "\n".join(lines)
 
 
 def prepare(
@@ -149,21 +46,34 @@ def prepare(
     classes: str | None = None,
     labels: str | Path | None = None,
     mend: bool = False,
+    tile: int | None = None,
+    resolution: float | None = None,
+    class_column: str | None = None,
+    background: str | None = None,
+    recipe: str | Path | Recipe | None = None,
+    settings: Sequence[str] = (),
     overwrite: bool = False,
 ) -> Prepared:
-    """Make a dataset folder of zips and folders of tiles.
+    """Make a dataset folder of zips and folders of tiles, or, with `tile`, of scenes.
 
     Every image and every label is decoded once: what cannot be read is left where it is and named, what cannot be meant is an error, or
     mended by a stated rule.
 
     Args:
         sources: Zips and folders, together one data set; images and labels in them are told apart by content. File lists and other
-            tools' annotations are read too.
+            tools' annotations are read too. Of scenes: files, folders, patterns, VRTs, ``/vsi…`` paths and URLs.
         out: The dataset folder to make.
         classes: Class names in the order of their ids, or a file of them, as `core.classes.read_classes` reads it; needed for a set with
             labels, unless its lists or annotations name them.
-        labels: The folder or zip of labels, where they cannot be told apart.
+        labels: The folder or zip of labels, where they cannot be told apart. Of scenes: label rasters or vector layers, a file, a folder
+            or a pattern.
         mend: Choose stated rules for labels that cannot be meant as they are, and leave out, by name, what none mends.
+        tile: Cut scenes into tiles of this edge length in pixels.
+        resolution: True metres a pixel to which scenes are resampled while they are cut, whatever their CRS; None keeps their own.
+        class_column: The column of vector layers that names the class.
+        background: The class that lies where the labels of a scene say nothing; ``ignore``, or None, leaves that unlabelled.
+        recipe: Its section `cut` says which bands and which tiles of scenes are kept.
+        settings: ``key=value`` each, over the recipe.
         overwrite: Replace the dataset in `out`. It stands until the new one has been checked.
 
     Returns:
@@ -171,9 +81,16 @@ def prepare(
 
     Raises:
         LandsegError: A source is not there, hostile or empty; labels have illegal values, another size than their images or no class
-            names, and may not or cannot be mended; nothing can be read or nothing is labelled; `out` exists, is no dataset folder or
-            cannot be written.
+            names, and may not or cannot be mended; scenes and labels share no ground; nothing can be read or nothing is labelled; `out`
+            exists, is no dataset folder or cannot be written.
     """
+    config = (recipe if isinstance(recipe, Recipe) else load_recipe(recipe, settings)).cut
+    if tile is not None:
+        asked = _Asked(
+            [str(source) for source in sources], None if labels is None else str(labels), tile, resolution, class_column, background, mend
+        )
+        return _from_scenes(asked, Path(out), read_classes(classes) if classes is not None else ClassList(), config, overwrite)
+    _refuse_scenes(sources, labels, {"--resolution": resolution, "--class-column": class_column, "--background": background})
     given = [Path(source) for source in sources]
     listed = read_classes(classes) if classes is not None else ClassList()
     target, label_source = Path(out), Path(labels) if labels is not None else None
@@ -201,19 +118,133 @@ def prepare(
             source=", ".join(path.name or str(path) for path in everything),
             **keys | {"left_out": {**gathered.unlisted, **settled.left_out}},
         )
-        _say(prepared, found, listed)
+        if listed.classes and found.labels is None:
+            log.warning("%s: --classes is not used: there are images, but no labels", target)
+        if found.looks_like_labels:
+            log.warning("%s: the images look like labels; if they are, name the folder of their images too", target)
+        _say(prepared)
         _write_parts(Dataset(work.staging, info), gathered, settled)
         work.commit(info)
-    except LandsegError as error:
-        work.abandon(is_new=is_new)
-        if STAGING in Path(error.what).parts:
-            # The staging folder is gone by now; the user knows the result alone.
-            raise LandsegError(target, error.found, error.needed, error.do) from error
-        raise
-    except OSError as error:
-        work.abandon(is_new=is_new)
-        raise unwritable(target, error) from error
+    except (LandsegError, OSError) as error:
+        told = _abandoned(work, is_new, error)
+        if told is error:
+            raise
+        raise told from error
     return prepared
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What was asked of scenes."""
+
+    sources: list[str]
+    labels: str | None
+    tile: int
+    resolution: float | None
+    column: str | None
+    background: str | None
+    mend: bool
+
+
+def _from_scenes(asked: _Asked, out: Path, listed: ClassList, config: CutConfig, overwrite: bool) -> Prepared:
+    """Cut scenes into tiles; everything that can be refused is refused before the first tile."""
+    _check_asked(asked, listed, out)
+    labels = find_labels(asked.labels, out) if asked.labels is not None else LabelFiles()
+    scenes, meaning = find_scenes(asked.sources, labels, out), None
+    _check_places([*(scene.path for scene in scenes), *(path for path, _ in labels.rasters), *(layer.path for layer in labels.layers)], out)
+    alone: list[SceneFile] = []
+    if asked.labels is not None:
+        scenes, alone = pair(scenes, labels)
+        meaning = meaning_of(labels, listed, column=asked.column, background=asked.background, mend=asked.mend)
+    check_scenes(scenes, config)
+    is_new = claim(out, overwrite=overwrite)
+    work = Staging(out)
+    try:
+        done = cut_scenes(scenes, meaning, work.staging, size=asked.tile, resolution_m=asked.resolution, config=config)
+        prepared = _cut_summary(out, done, meaning, [item.path for item in alone])
+        _say(prepared)
+        work.commit(
+            DatasetInfo(
+                name=out.resolve().name,
+                labels=None if meaning is None else "labels",
+                classes=() if meaning is None else meaning.classes,
+                bands=done.bands,
+                scaling=prepared.scaling,
+                resolution_m=done.resolution_m,
+                source=", ".join(scene.path.rpartition("/")[2] for scene in done.scenes),
+            )
+        )
+    except (LandsegError, OSError) as error:
+        told = _abandoned(work, is_new, error)
+        if told is error:
+            raise
+        raise told from error
+    return prepared
+
+
+def _cut_summary(out: Path, done: CutSet, meaning: Meaning | None, alone: Sequence[str]) -> Prepared:
+    classes = () if meaning is None else meaning.classes
+    return Prepared(
+        dataset=out,
+        images=len(done.images),
+        pairs=0 if meaning is None else len(done.images),
+        orphans=(),
+        unreadable=(),
+        classes=tuple(item.name for item in classes),
+        class_pixels={item.name: int(done.pixels[item.id]) for item in classes},
+        unlabelled_tiles=0,
+        left_out=tuple(f"{path}: no labels on its ground" for path in alone),
+        bands=done.bands,
+        dtype=done.dtype,
+        label_encoding="index",
+        mend={},
+        mended={},
+        reasons=() if meaning is None else meaning.notes,
+        unmended={},
+        unknown_colours={},
+        scaling=band_ranges(list(done.images.values())) if done.dtype != "uint8" else None,
+        parts={},
+        scenes=done.scenes,
+        resolution_m=done.resolution_m,
+    )
+
+
+def _check_asked(asked: _Asked, listed: ClassList, out: Path) -> None:
+    if asked.tile < 16 or asked.tile > 8192:
+        raise LandsegError("--tile", f"{asked.tile}", "16 to 8192 pixels", "choose another, e.g. --tile 256")
+    if asked.resolution is not None and not 0 < asked.resolution < 1e6:
+        raise LandsegError("--resolution", f"{asked.resolution:g}", "metres a pixel above 0", "choose another, e.g. --resolution 0.3")
+    if not asked.sources:
+        raise LandsegError("SOURCE", "none given", "at least one scene", "name one")
+    _check_places([*asked.sources, *([] if asked.labels is None else [asked.labels])], out)
+    if asked.labels is None and (listed.classes or asked.column or asked.background):
+        raise LandsegError("--labels", "none given", "the labels of these scenes", "name a raster of class ids or a vector layer")
+    for source in asked.sources:
+        if not is_remote(source) and is_zip(Path(source)):
+            raise LandsegError(source, "a zip", "scenes that GDAL opens", f"unpack it, or name a file in it: /vsizip/{source}/scene.tif")
+
+
+def _refuse_scenes(sources: Sequence[str | Path], labels: str | Path | None, options: Mapping[str, object]) -> None:
+    """Say how scenes are cut where somebody names them like tiles."""
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise LandsegError(given[0], "given without --tile", "scenes, which are cut into tiles", "add --tile 256, or leave it out")
+    for source in (*sources, *([labels] if labels is not None else [])):
+        path = Path(source)
+        is_scene = path.is_file() and not is_zip(path) and path.suffix.lower() in SCENES | VECTORS
+        if is_scene or is_remote(str(source)) or (not path.exists() and has_magic(str(source))):
+            raise LandsegError(source, "a scene or a layer, not a folder or zip of tiles", "the size of the tiles to cut", "add --tile 256")
+
+
+def _abandoned(work: Staging, is_new: bool, error: LandsegError | OSError) -> LandsegError:
+    """What to say once everything unfinished has been taken back."""
+    work.abandon(is_new=is_new)
+    if isinstance(error, OSError):
+        return unwritable(work.out, error)
+    if STAGING in Path(error.what).parts:
+        # The staging folder is gone by now; the user knows the result alone.
+        return LandsegError(work.out, error.found, error.needed, error.do)
+    return error
 
 
 def _quoted(sources: Sequence[Path]) -> str:
@@ -231,13 +262,19 @@ def _write_parts(dataset: Dataset, gathered: Gathered, settled: Settled) -> None
 def _check_sources(sources: list[Path], out: Path) -> None:
     if not sources:
         raise LandsegError("SOURCE", "none given", "at least one zip or folder of tiles", "name one")
-    kept = [(out / name).resolve() for name in (*KNOWN, STAGING)]
     for source in sources:
         if not source.exists():
             raise LandsegError(source, "it is not there", "a zip or a folder of tiles", "check the path")
         if not source.is_dir() and not is_zip(source):
             raise LandsegError(source, "neither a folder nor a zip", "a zip or a folder of tiles", "name the folder that holds the file")
-        place = source.resolve()
+    _check_places(sources, out)
+
+
+def _check_places(sources: Sequence[str | Path], out: Path) -> None:
+    """Refuse sources that a new result would replace."""
+    kept = [(out / name).resolve() for name in (*KNOWN, STAGING)]
+    for source in sources:
+        place = Path(source).resolve()
         if place == out.resolve() or any(place.is_relative_to(name) for name in kept):
             raise LandsegError(source, f"it is a part of {out}", "a result that leaves the sources alone", "choose another --out")
 
@@ -278,7 +315,7 @@ def _summary(out: Path, gathered: Gathered, settled: Settled, work: Staging) -> 
         class_pixels={item.name: int(pixels[item.id]) for item in classes} if is_labelled else {},
         unlabelled_tiles=unlabelled,
         left_out=(*work.left_out(side_is_used=gathered.form != "files"), *gathered.left_out),
-        bands=_BANDS.get(bands, tuple(f"band_{i}" for i in range(1, bands + 1))),
+        bands=BANDS.get(bands, tuple(f"band_{i}" for i in range(1, bands + 1))),
         dtype=dtype,
         label_encoding=settled.encoding,
         mend=settled.mend.stated(),
@@ -291,7 +328,7 @@ def _summary(out: Path, gathered: Gathered, settled: Settled, work: Staging) -> 
     )
 
 
-def _say(prepared: Prepared, found: Found, listed: ClassList) -> None:
+def _say(prepared: Prepared) -> None:
     """Name aloud what is not as it should be."""
     for items, what in (
         ([f"{item.file} ({item.reason})" for item in prepared.unreadable], "unreadable, left out wherever the set is used"),
@@ -300,12 +337,8 @@ def _say(prepared: Prepared, found: Found, listed: ClassList) -> None:
         (list(prepared.left_out), "left out"),
     ):
         if items:
-            more = f" and {len(items) - _NAMED:,} more" if len(items) > _NAMED else ""
-            log.warning("%s: %s %s: %s%s", prepared.dataset, f"{len(items):,}", what, "; ".join(items[:_NAMED]), more)
-    if listed.classes and found.labels is None:
-        log.warning("%s: --classes is not used: there are images, but no labels", prepared.dataset)
-    if found.looks_like_labels:
-        log.warning("%s: the images look like labels; if they are, name the folder of their images too", prepared.dataset)
+            more = f" and {len(items) - NAMED:,} more" if len(items) > NAMED else ""
+            log.warning("%s: %s %s: %s%s", prepared.dataset, f"{len(items):,}", what, "; ".join(items[:NAMED]), more)
     if prepared.unknown_colours:
         colours = ", ".join(prepared.unknown_colours)
         log.warning("%s: colours that no class has are unlabelled: %s", prepared.dataset, colours)

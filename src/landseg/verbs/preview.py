@@ -84,7 +84,7 @@ def preview(
     from landseg.training.preview_page import PreviewPicture, write_preview_page
 
     knobs, bands = resolved.train, dataset.info.bands
-    batches = Batches(store, train, knobs.batch, knobs.seed, resolved.data.workers, knobs.crop, resolved.sample, resolved.augment)
+    batches = Batches(store, train, knobs.step_tiles, knobs.seed, resolved.data.workers, knobs.crop, resolved.sample, resolved.augment)
     factor = 1.0 if knobs.size is None else knobs.size / max(batches.shape)
     own = normalisation_of_run(folder) if resume else None
     normalisation = own or normalisation_of(dataset, store, train, resolved.model, resume=False)

@@ -129,6 +129,7 @@ def _train(
     from landseg.network.checkpoint import ModelCard
     from landseg.network.finetune import load_start
     from landseg.training import loop
+    from landseg.training.disk import need, require_disk
     from landseg.training.state import has_state
 
     settings = recipe.model
@@ -157,11 +158,15 @@ def _train(
     )
     # Everything that can be refused is refused before a former run is touched.
     session = loop.Loop(network, loop.Task(store, parts["train"], parts["val"], card, recipe))
+    stepper = session.stepper
+    require_disk(folder, need(stepper.state_dict(), stepper.kept.state_dict(), stepper.optimiser), recipe.train)
     run = runs.Run(folder, is_new=not resume)
     try:
         if loaded is not None:
             runs.save_recipe(folder, to_yaml(recipe))
-            runs.write_surroundings(folder, device=str(session.device), seed=recipe.train.seed, data_fingerprint=fingerprint)
+            runs.write_surroundings(
+                folder, device=str(session.device), seed=recipe.train.seed, data_fingerprint=fingerprint, data=dataset.info.name
+            )
             log.info(
                 "network: %s with %s, %.1f million parameters",
                 settings.network,
@@ -175,6 +180,7 @@ def _train(
                 "tiles: %s train, %s val%s", f"{len(parts['train']):,}", f"{len(parts['val']):,}", _seen(session, store, parts["train"])
             )
         done = session.run(run, resume=resume)
+        runs.note_end(folder, epochs=done.epoch, steps=done.step, elapsed_s=done.elapsed_s)
     except KeyboardInterrupt:
         log.info("interrupted; to go on: %s", go_on if has_state(folder / "state") else "the same command again, nothing was saved yet")
         raise

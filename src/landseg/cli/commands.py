@@ -1,36 +1,15 @@
-"""Words on the command line into verbs; the only room that knows click. Verbs are imported inside each command, so that help is quick."""
+"""Words on the command line into verbs. Verbs are imported inside each command, so that help is quick."""
 
 from __future__ import annotations
 
-import json
-import logging
-import os
-import sys
-import traceback
-from collections.abc import Callable
-from functools import wraps
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import click
 
-F = TypeVar("F", bound=Callable[..., Any])
+from landseg.cli.frame import Result, Verbs, WithDefault, common, runs_model
 
 
-class Result(Protocol):
-    """What every verb returns: a text for people and a document for programs."""
-
-    def as_text(self) -> str: ...
-    def as_json(self) -> dict[str, Any]: ...
-
-
-class _Verbs(click.Group):
-    """Verbs in the order of a journey, not of the alphabet."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
-
-
-@click.group(cls=_Verbs, context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 110})
+@click.group(cls=Verbs, context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 110})
 @click.version_option(package_name="landseg", message="landseg %(version)s")
 def main() -> None:
     """Remote-sensing images into honest land-parcel maps.
@@ -41,52 +20,6 @@ def main() -> None:
     No data at hand:
       landseg demo
     """
-
-
-def runs_model(command: F) -> F:
-    """What the two verbs that run a model share: an option, and that their process, which is ours, keeps its memory."""
-
-    @wraps(command)
-    def wrapped(**arguments: Any) -> Any:
-        from landseg.core.allocation import keep_memory
-
-        keep_memory()
-        return command(**arguments)
-
-    words = "Test-time augmentation: mean over eight flips and turns, or three scales. [default: predict.tta]"
-    return click.option("--tta", type=click.Choice(["none", "d4", "scales"]), help=words)(wrapped)  # type: ignore[return-value]
-
-
-def common(*, settings: bool = True, overwrite: bool = True) -> Callable[[F], F]:
-    """The options that every verb takes, and the one place where results are printed and errors become exit codes."""
-
-    def decorate(command: F) -> F:
-        @wraps(command)
-        def wrapped(*, as_json: bool, verbose: bool, debug: bool, **arguments: Any) -> None:
-            _log_to_stderr(verbose or debug)
-            if "set_" in arguments:
-                arguments["settings"] = arguments.pop("set_")
-            _finish(lambda: command(**arguments), as_json=as_json, debug=debug)
-
-        options: list[Callable[[Any], Any]] = []
-        if settings:
-            options += [
-                click.option("-c", "recipe", metavar="RECIPE", help="Recipe: a shipped one's name (`landseg recipe list`) or a YAML file."),
-                click.option("--set", "set_", metavar="KEY=VALUE", multiple=True, help="One setting over the recipe; repeatable."),
-            ]
-        if overwrite:
-            options.append(click.option("--overwrite", is_flag=True, help="Replace an output that exists."))
-        options += [
-            click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout."),
-            click.option("-v", "verbose", is_flag=True, help="Say more on stderr."),
-            click.option("--debug", is_flag=True, help="Show the traceback of an error."),
-        ]
-        result: Any = wrapped
-        for option in reversed(options):
-            result = option(result)
-        return result  # type: ignore[no-any-return]
-
-    return decorate
 
 
 @main.command(short_help="The whole journey on an invented landscape.")
@@ -121,7 +54,7 @@ def compete(**arguments: Any) -> Result:
     return verb(**arguments)
 
 
-@main.command(short_help="Make a dataset folder of zips or folders.")
+@main.command(short_help="Make a dataset folder of zips, folders or scenes.")
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
 @click.option("--out", required=True, metavar="DATA", help="The dataset folder to write.")
 @click.option(
@@ -129,11 +62,20 @@ def compete(**arguments: Any) -> Result:
 )
 @click.option("--labels", metavar="PATH", help="Where the labels are, when the sources leave it open.")
 @click.option("--mend", is_flag=True, help="Mend what a stated rule can, leave out what none can; dataset.yaml says which and how often.")
-@common(settings=False)
+@click.option("--tile", type=click.IntRange(16, 8192), metavar="N", help="Cut scenes into tiles of N × N pixels.")
+@click.option(
+    "--resolution",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="M",
+    help="True metres a pixel of the tiles. [default: the scenes' own]",
+)
+@click.option("--class-column", metavar="C", help="The column of vector labels that names the class.")
+@click.option("--background", metavar="CLASS|ignore", help="What lies where labels say nothing. [default: ignore]")
+@common()
 def prepare(**arguments: Any) -> Result:
-    """Make a dataset folder of zips or folders of tiles.
+    """Make a dataset folder of zips or folders of tiles; with --tile, of scenes with label rasters or vector layers.
 
-    The result is DATA/dataset.yaml and the images and labels that it names; zips are unpacked, folders are referred to.
+    The result is DATA/dataset.yaml and the images and labels that it names; zips are unpacked, folders referred to, scenes cut.
     """
     from landseg.verbs.prepare import prepare as verb
 
@@ -223,17 +165,20 @@ def evaluate(**arguments: Any) -> Result:
     return verb(**arguments)
 
 
-@main.command(short_help="Predict tiles into class maps.")
+@main.command(short_help="Predict tiles or whole scenes into class maps.")
 @click.argument("paths", metavar="MODEL... INPUT...", nargs=-1, required=True)
 @click.option("--out", required=True, metavar="OUT", help="The folder to write.")
-@click.option("--overlay", is_flag=True, help="Also OUT/overlay/*.jpg: the image under the classes' colours.")
-@click.option("--probabilities", is_flag=True, help="Also OUT/*.npy: float16 (classes, height, width).")
+@click.option("--bounds", type=float, nargs=4, metavar="L B R T", help="Only this part of a scene, in units of its CRS.")
+@click.option("--confidence", is_flag=True, help="Also OUT/<stem>_confidence.tif of a scene: how probable its class is.")
+@click.option("--overlay", is_flag=True, help="Also the image under the colours: OUT/overlay/*.jpg, of a scene <stem>_overlay.png.")
+@click.option("--probabilities", is_flag=True, help="Also those of every class: OUT/*.npy, of a scene <stem>_probabilities.tif.")
 @runs_model
 @common()
 def predict(**arguments: Any) -> Result:
-    """Predict tiles: a folder, a zip, a dataset folder or single images.
+    """Predict tiles (a folder, a zip, a dataset folder, single images) or scenes (GeoTIFF, COG, VRT, URL).
 
-    The result is OUT/<stem>.png for each tile: class ids of the tile's size, with a palette that a viewer shows in colours.
+    The result is OUT/<stem>.png for each tile: class ids of the tile's size, with a palette that a viewer shows in colours; for each scene
+    OUT/<stem>_classes.tif on the scene's own grid, a style for QGIS and a picture with legend.
     """
     from landseg.verbs.predict import models_first
     from landseg.verbs.predict import predict as verb
@@ -255,6 +200,22 @@ def submit(**arguments: Any) -> Result:
     The result is a zip of greyscale PNGs, one a test image; it is written only when it passes. Exit code 3 when it does not.
     """
     from landseg.verbs.submit import submit as verb
+
+    return verb(**arguments)
+
+
+@main.command(short_help="Polygons of a class raster, without gaps or overlaps.")
+@click.argument("classes", metavar="CLASSES.tif")
+@click.option("--out", required=True, metavar="PARCELS.gpkg", help="The layer: .gpkg, .parquet, .fgb or .geojson; a .qml comes beside it.")
+@click.option("--min-area-m2", type=float, default=0.0, metavar="A", help="Give smaller areas to their neighbours. [default: keep all]")
+@click.option("--tolerance-m", type=float, default=0.0, metavar="T", help="Simplify borders by about this much. [default: pixel edges]")
+@common(settings=False)
+def parcels(**arguments: Any) -> Result:
+    """Make polygons of a class raster: neighbours share their borders, nothing is left out and nothing is covered twice.
+
+    The result is a layer with one polygon a parcel: class_id, class_name, area_m2, perimeter_m (on the ellipsoid) and confidence.
+    """
+    from landseg.verbs.parcels import parcels as verb
 
     return verb(**arguments)
 
@@ -292,49 +253,66 @@ def recipe_show(**arguments: Any) -> Result:
     return verb(**arguments)
 
 
-def _finish(work: Callable[[], Result], *, as_json: bool, debug: bool) -> None:
-    """Run a verb, print its result, and end with the contract's exit code."""
-    from landseg.core.errors import LandsegError
+@main.group(cls=WithDefault, short_help="What was trained, with what, how well.")
+def runs() -> None:
+    """What was trained, with what, how well: `landseg runs [DIR]` lists the runs in DIR and below it.
 
-    try:
-        result = work()
-        click.echo(json.dumps(result.as_json(), ensure_ascii=False) if as_json else result.as_text())
-    except LandsegError as error:
-        if debug:
-            traceback.print_exc()
-        if error.result is not None:
-            click.echo(json.dumps(error.result.as_json(), ensure_ascii=False) if as_json else error.result.as_text())
-        click.echo(f"landseg: {error}", err=True)
-        sys.exit(3 if error.is_gate else 2)
-    except KeyboardInterrupt:
-        click.echo("landseg: interrupted", err=True)
-        sys.exit(130)
-    except BrokenPipeError:
-        # The reader of stdout has gone (`| head`); Python would complain once more when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    The result is a line a run: its best score, how far it came, what it takes on the disk, whether it is running, finished or interrupted.
+    """
 
 
-def _log_to_stderr(verbose: bool) -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    log = logging.getLogger("landseg")
-    log.handlers[:] = [handler]
-    log.setLevel(logging.DEBUG if verbose else logging.INFO)
-    log.propagate = False
+@runs.command("list", short_help="List the runs; what `landseg runs` alone does.")
+@click.argument("folder", metavar="[DIR]", required=False)
+@click.option("--by", type=click.Choice(["score", "time"]), default="score", show_default=True, help="The best first, or the latest.")
+@common(settings=False, overwrite=False)
+def runs_list(**arguments: Any) -> Result:
+    """List the runs in DIR and below it. Without DIR: in `runs`, where there is one, or here.
+
+    The result is a line a run: its best score, how far it came, what it takes on the disk, whether it is running, finished or interrupted.
+    """
+    from landseg.verbs.runs import runs as verb
+
+    return verb(**arguments)
 
 
-def run() -> None:
-    """The command `landseg`: like `main`, with wrong usage told in one line."""
-    try:
-        sys.exit(main(standalone_mode=False, prog_name="landseg"))
-    except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
-        sys.exit(2)
-    except click.UsageError as error:
-        path = error.ctx.command_path if error.ctx else "landseg"
-        click.echo(f"{path}: {error.format_message().rstrip('.')}; `{path} --help` shows what there is", err=True)
-        sys.exit(2)
-    except click.Abort:
-        sys.exit(130)
+@runs.command("compare", short_help="What differs between runs: settings, scores, curves.")
+@click.argument("folders", metavar="RUN RUN...", nargs=-1, required=True)
+@click.option("--out", metavar="PAGE.html", help="The page to write. [default: comparison.html]")
+@common(settings=False)
+def runs_compare(**arguments: Any) -> Result:
+    """Lay runs side by side: settings that differ, scores of each class, and whether they are of the same ground.
+
+    The result is a table, and one page with the curves of all. The first run is what the others are compared with.
+    """
+    from landseg.verbs.runs import runs_compare as verb
+
+    return verb(**arguments)
+
+
+@runs.command("prune", short_help="Free what runs need no more.")
+@click.argument("folder", metavar="[DIR]", required=False)
+@click.option("--unfinished", is_flag=True, help="The states of interrupted runs too: they can then not be resumed.")
+@click.option("--yes", is_flag=True, help="Remove it; without this nothing is removed.")
+@common(settings=False, overwrite=False)
+def runs_prune(**arguments: Any) -> Result:
+    """Show what the runs in DIR need no more, and free it with --yes: states of finished runs, and what killed processes left half-written.
+
+    The result is a line a run with what it frees. Models, metrics and reports stay, and so does a run that a process is writing.
+    """
+    from landseg.verbs.runs import runs_prune as verb
+
+    return verb(**arguments)
+
+
+@main.command(short_help="What this machine has, and what will be slow on it.")
+@click.argument("data", required=False)
+@click.option("--quick", is_flag=True, help="Measure nothing; only say what there is.")
+@common(settings=False, overwrite=False)
+def doctor(**arguments: Any) -> Result:
+    """Look at machine, GPU, GDAL and disk, and measure for half a minute how fast they are; with DATA, on tiles of that data set.
+
+    The result is what there is, how fast it is, what will be slow and what to change. Exit code 2 when landseg cannot work here.
+    """
+    from landseg.verbs.doctor import doctor as verb
+
+    return verb(**arguments)

@@ -1,0 +1,209 @@
+"""A class raster → coverage-valid polygons: parcels that leave no gap and do not overlap. It writes no file.
+
+The order makes it so: areas on the raster first, specks given away there, borders noded, polygons from them, and only then are borders
+simplified, each shared one once. Nothing depends on how many rows are read at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import shapely
+from rasterio.crs import CRS
+
+from landseg.core.classes import LandClass
+from landseg.core.earth import PixelAreas, pixel_area_m2, pixel_frame_m, polygon_measures
+from landseg.core.errors import LandsegError
+from landseg.core.files import human_bytes
+from landseg.core.grid import Grid
+from landseg.core.machine import memory
+from landseg.product.classmap import confidence_beside, fraction, open_classes, read_confidence
+from landseg.product.components import NOTHING, OUTSIDE, Runs, find_runs, label
+from landseg.product.outlines import Outlines, trace
+from landseg.product.specks import Areas, merge
+
+log = logging.getLogger("landseg")
+
+_AREA_UNITS = 1 << 16
+"""Parts of a pixel in which ground is counted: whole numbers, so that no sum depends on its order."""
+
+_MOST_RUNS = 2**31 - 2
+"""Runs are numbered by 32 bits."""
+
+_RUN_BYTES, _SIMPLIFYING_BYTES, _PARCEL_BYTES = 250, 300, 2000
+"""Memory that polygons take at most: by run, by run while borders are simplified, and by parcel.
+
+Source: measured, bench/records/memory/2026-11-23-parcels.
+"""
+
+_PLAN_STEPS = 1 << 24
+"""Parts of its unit in which the plane of simplification is made: times 2^29 columns they are still exact in float64."""
+
+_UNEVEN = 0.05
+"""By how much pixels may differ in ground area before it is said that a tolerance holds in the raster's middle."""
+
+
+@dataclass(frozen=True)
+class Parcels:
+    """Polygons without gaps or overlaps, in the order of their first pixels.
+
+    Args:
+        polygons: (N,) shapely polygons in units of the CRS.
+        class_id: (N,) uint8.
+        area_m2: (N,) float64, on the ellipsoid.
+        perimeter_m: (N,) float64, holes included, on the ellipsoid.
+        confidence: (N,) float64, mean of the pixels' confidences 0..1, NaN where none is known; None without a confidence raster.
+        classes: Class id → name and colour.
+        crs: Of the polygons.
+        specks: How many areas were given to their neighbours.
+    """
+
+    polygons: np.ndarray
+    class_id: np.ndarray
+    area_m2: np.ndarray
+    perimeter_m: np.ndarray
+    confidence: np.ndarray | None
+    classes: dict[int, LandClass]
+    crs: CRS
+    specks: int
+
+    def area_by_class(self) -> dict[str, float]:
+        """Class name → m², of every class that the raster names or has."""
+        totals = np.bincount(self.class_id, self.area_m2, minlength=256)
+        return {item.name: float(totals[i]) for i, item in self.classes.items()}
+
+
+def outline(path: str | Path, *, min_area_m2: float = 0.0, tolerance_m: float = 0.0, rows: int | None = None) -> Parcels:
+    """The parcels of a class raster: its areas of one class, connected by pixel edges.
+
+    Args:
+        path: Class ids 0..254 in one band of whole numbers; 255 and nodata are no class and stay empty.
+        min_area_m2: Smaller areas are given to a neighbour, as `specks` says; 0 keeps all.
+        tolerance_m: Borders lose details up to about this size (the root of the area of the triangles that are cut off), in metres of the
+            raster's middle; 0 keeps the pixels' edges. Where parcels end at nothing, the border stays as it is.
+        rows: Read at a time; changes no result.
+
+    Raises:
+        LandsegError: The raster is no class raster or has no place on the globe, the confidence raster beside it does not fit it, or its
+            parcels do not fit in memory.
+    """
+    with open_classes(path) as source:
+        grid, crs = source.grid, source.crs
+        runs = find_runs(source.strips(rows), *grid.shape)
+        if len(runs.start) > _MOST_RUNS:
+            raise LandsegError(path, f"{len(runs.start):,} stretches of one class", f"{_MOST_RUNS:,} at most", "cut it, or filter it first")
+        classes = source.classes(runs.value)
+    labels, count = label(runs)
+    values = np.empty(count, np.uint8)
+    values[labels[runs.value != NOTHING]] = runs.value[runs.value != NOTHING]
+    if min_area_m2 > 0 and count:
+        labels, values = _without_specks(runs, labels, values, grid, min_area_m2)
+    merged, specks = runs.with_labels(labels), count - len(values)
+    del runs, labels
+    _require_memory(path, merged, len(values), tolerance_m)
+    polygons = _polygons(trace(merged, len(values)), grid, tolerance_m)
+    beside = confidence_beside(path)
+    confidence = None if beside is None else _confidence(merged, len(values), beside, grid)
+    area, perimeter = polygon_measures(polygons, crs)
+    return Parcels(polygons, values, area, perimeter, confidence, classes, crs, specks)
+
+
+def _require_memory(path: str | Path, runs: Runs, count: int, tolerance_m: float) -> None:
+    """Refuse what would not fit before it is begun: a raster of noise has millions of parcels.
+
+    Raises:
+        LandsegError: Less memory is free.
+    """
+    need = len(runs.start) * (_RUN_BYTES + (_SIMPLIFYING_BYTES if tolerance_m > 0 else 0)) + count * _PARCEL_BYTES
+    room = memory()
+    if room is not None and need > room.free:
+        raise LandsegError(
+            path, f"{count:,} parcels, which take about {human_bytes(need)} of memory", f"no more than the {human_bytes(room.free)} free",
+            "give specks away with a larger --min-area-m2, or outline a part of it",
+        )  # fmt: skip
+
+
+def _without_specks(runs: Runs, labels: np.ndarray, values: np.ndarray, grid: Grid, min_area_m2: float) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of runs and classes of labels when small areas have been given away."""
+    areas = pixel_area_m2(grid)
+    unit = float(areas.values.mean()) / _AREA_UNITS
+    inside = labels != OUTSIDE
+    size = np.zeros(len(values), np.int64)
+    np.add.at(size, labels[inside], _ground(runs, areas, unit)[inside])
+    seat = np.empty(len(values), np.int64)
+    seat[labels[inside][::-1]] = runs.start[inside][::-1]
+    frame = pixel_frame_m(grid)
+    wide, high = (float(np.hypot(*frame[:, i])) for i in (0, 1))
+    limit = min(int(np.ceil(min_area_m2 / unit)), 2**62)
+    renewed, left = merge(runs.with_labels(labels), Areas(size, values, seat), limit, (high, wide))
+    return np.where(inside, renewed[labels], OUTSIDE).astype(np.int32), left.value
+
+
+def _ground(runs: Runs, areas: PixelAreas, unit: float) -> np.ndarray:
+    """(N,) int64: ground of each run, by the pixel in its middle."""
+    lengths = runs.lengths
+    column = runs.start % runs.width - 1 + (lengths - 1) / 2
+    ground: np.ndarray = np.rint(areas.at(runs.rows - 1, column) * lengths / unit)
+    return ground.astype(np.int64)
+
+
+def _polygons(outlines: Outlines, grid: Grid, tolerance_m: float) -> np.ndarray:
+    """Polygons in units of the CRS, simplified in metres on the ground."""
+    a, b, c, d, e, f, *_ = grid.transform
+
+    def placed(places: np.ndarray) -> np.ndarray:
+        columns, rows = places[:, 0], places[:, 1]
+        return np.stack([a * columns + b * rows + c, d * columns + e * rows + f], 1)
+
+    if tolerance_m <= 0 or len(outlines.rings) == 1:
+        return outlines.polygons(placed(outlines.places))
+    spread = pixel_area_m2(grid).values
+    if spread.max() > spread.min() * (1 + _UNEVEN):
+        log.warning(
+            "pixels are %.3g to %.3g m² of ground; a tolerance of %g m holds in the middle of the raster",
+            spread.min(),
+            spread.max(),
+            tolerance_m,
+        )
+    log.info("simplifying the borders of %s parcels", f"{len(outlines.areas) - 1:,}")
+    plan, unit_m = _plan(pixel_frame_m(grid))
+    simple = shapely.coverage_simplify(outlines.polygons(outlines.places @ plan.T), tolerance_m / unit_m, simplify_boundary=False)
+    # Simplifying leaves vertices out and moves none: each goes back to its corner of pixels, exactly.
+    back = np.linalg.inv(plan).T
+    return np.asarray(shapely.transform(simple, lambda places: placed(np.rint(places @ back))))
+
+
+def _plan(frame: np.ndarray) -> tuple[np.ndarray, float]:
+    """Pixels → a plane in which corners of pixels have exact coordinates, true to the ground but for a turn.
+
+    That a border shall not touch another is decided with these coordinates. Were they rounded, a border might pass through a corner of
+    another by less than the rounding; rounded otherwise, in the CRS, it would cross it.
+
+    Args:
+        frame: (2, 2) of `pixel_frame_m`.
+
+    Returns:
+        (2, 2) float64, and the metres of one unit of the plane.
+    """
+    unit_m = float(np.abs(frame).sum())
+    wide, skew = np.hypot(*frame[:, 0]), frame[:, 0] @ frame[:, 1]
+    plan = np.array([[wide, skew / wide], [0, np.linalg.det(frame) / wide]]) / unit_m
+    return np.rint(plan * _PLAN_STEPS) / _PLAN_STEPS, unit_m
+
+
+def _confidence(runs: Runs, count: int, path: Path, grid: Grid) -> np.ndarray:
+    """(count,) float64 mean confidence of each label's pixels; NaN where none is known."""
+    total, known = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    for row, shares, valid in read_confidence(path, grid):
+        first = (row + 1) * runs.width
+        part = slice(*np.searchsorted(runs.start, [first, first + len(shares) * runs.width]))
+        labels, starts = runs.value[part], runs.start[part] - first
+        inside = labels != OUTSIDE
+        for sums, pixels in ((total, shares), (known, valid)):
+            framed = np.zeros((len(shares), runs.width), np.int64)
+            framed[:, 1:-1] = pixels
+            np.add.at(sums, labels[inside], np.add.reduceat(framed.reshape(-1), starts)[inside])
+    return fraction(total, known)

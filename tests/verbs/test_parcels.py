@@ -1,0 +1,114 @@
+"""`landseg parcels` from a class raster to a layer, a style and a table, and every refusal in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pytest
+import shapely
+from affine import Affine
+from rasterio.crs import CRS
+
+import landseg
+from landseg.core.classes import make_classes, palette
+from landseg.core.errors import LandsegError
+from landseg.core.grid import Grid
+from landseg.core.qgis import raster_style
+from landseg.data.raster import write
+
+GRID = Grid(30, 40, Affine(2, 0, 5e5, 0, -2, 4e6), CRS.from_epsg(32650))
+NAMES = ["building", "field", "water"]
+
+
+@pytest.fixture
+def classes(tmp_path: Path) -> Path:
+    values = np.ones(GRID.shape, np.uint8)
+    values[5:20, 10:30], values[10:15, 15:25], values[25, 3] = 0, 2, 0
+    values[:, 35:] = 255
+    (tmp_path / "maps").mkdir()
+    return write(tmp_path / "maps" / "scene_classes.tif", values, GRID, nodata=255, palette=palette(make_classes(NAMES)), names=NAMES)
+
+
+def test_a_class_raster_becomes_a_layer_with_a_style_and_a_table(tmp_path: Path, classes: Path) -> None:
+    write(classes.with_name("scene_confidence.tif"), np.full(GRID.shape, 150, np.uint8), GRID, nodata=255)
+    made = landseg.parcels(classes, tmp_path / "parcels.gpkg", min_area_m2=10)
+    layer = geopandas.read_file(made.out)
+    assert layer.class_name.tolist() == ["field", "building", "water"] and layer.class_id.tolist() == [1, 0, 2]
+    assert layer.confidence.tolist() == [0.75] * 3 and layer.crs.to_epsg() == 32650
+    assert layer.area.sum() == 35 * 30 * 4 and shapely.coverage_is_valid(layer.geometry.values)
+    assert layer.area_m2.to_numpy() == pytest.approx(layer.area / 0.9996**2, rel=1e-4)
+    assert made.style == tmp_path / "parcels.qml" and 'label="water"' in made.style.read_text(encoding="utf-8")
+    document = json.loads(json.dumps(made.as_json()))
+    assert document["parcels"] == 3 and document["specks"] == 1 and document["confidence"] is True
+    assert document["area_m2"] == pytest.approx({"building": 1000.8, "field": 3002.4, "water": 200.16}, rel=1e-3)
+    first, *rest = made.as_text().splitlines()
+    assert first.endswith("parcels.gpkg: 3 parcels, 0.42 ha") and len(rest) == 4
+
+
+def test_the_same_raster_gives_the_same_files(tmp_path: Path, classes: Path) -> None:
+    one, other = (landseg.parcels(classes, tmp_path / name / "p.gpkg", tolerance_m=3) for name in ("a", "b"))
+    assert one.out.read_bytes() == other.out.read_bytes() and one.style.read_bytes() == other.style.read_bytes()
+
+
+def test_an_earlier_result_stays_unless_it_may_be_replaced(tmp_path: Path, classes: Path) -> None:
+    out = tmp_path / "p.fgb"
+    first = landseg.parcels(classes, out)
+    with pytest.raises(LandsegError, match="exists already"):
+        landseg.parcels(classes, out)
+    assert landseg.parcels(classes, out, tolerance_m=5, overwrite=True).parcels == first.parcels
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_the_style_of_the_class_map_is_not_overwritten(classes: Path, overwrite: bool) -> None:
+    """`predict` puts ``scene_classes.qml`` beside ``scene_classes.tif``, where a layer of that name would have its own."""
+    style = classes.with_suffix(".qml")
+    of_the_map = raster_style(make_classes(NAMES))
+    style.write_text(of_the_map, encoding="utf-8")
+    with pytest.raises(LandsegError, match=r"scene_classes\.qml.*--out scene_parcels\.gpkg"):
+        landseg.parcels(classes, classes.with_suffix(".gpkg"), overwrite=overwrite)
+    assert style.read_text(encoding="utf-8") == of_the_map and not classes.with_suffix(".gpkg").exists()
+
+
+def test_the_class_raster_is_not_overwritten(tmp_path: Path, classes: Path) -> None:
+    """A GeoPackage may hold a raster."""
+    package = classes.rename(classes.with_suffix(".gpkg"))
+    with pytest.raises(LandsegError, match=r"class raster itself.*--out scene_parcels\.gpkg"):
+        landseg.parcels(package, package, overwrite=True)
+
+
+@pytest.mark.parametrize("values", [np.full((3, 4), 255, np.uint8), np.zeros((3, 4), np.uint8)], ids=["nothing", "one class"])
+def test_a_raster_with_little_in_it_is_no_fault(tmp_path: Path, values: np.ndarray) -> None:
+    path = write(tmp_path / "c.tif", values, Grid(3, 4, GRID.transform, GRID.crs), nodata=255)
+    made = landseg.parcels(path, tmp_path / "p.gpkg", min_area_m2=1e9, tolerance_m=100)
+    assert made.parcels == len(geopandas.read_file(made.out)) == int(values[0, 0] == 0)
+    assert made.as_text().splitlines()[0].endswith(f"{made.parcels} parcels, 0.00 ha")
+
+
+@pytest.mark.parametrize(
+    ("out", "options", "words"),
+    [
+        ("p.shp", {}, "its ending is .shp"),
+        ("p", {}, "no ending"),
+        ("p.gpkg", {"min_area_m2": -1.0}, "--min-area-m2: -1"),
+        ("p.gpkg", {"tolerance_m": float("nan")}, "--tolerance-m: nan"),
+        ("maps.gpkg", {}, "it is a folder"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_read(
+    tmp_path: Path, classes: Path, out: str, options: dict[str, float], words: str
+) -> None:
+    (tmp_path / "maps.gpkg").mkdir()
+    classes.unlink()
+    with pytest.raises(LandsegError, match=words):
+        landseg.parcels(classes, tmp_path / out, **options)
+
+
+def test_a_missing_raster_and_a_place_that_takes_no_file_are_told(tmp_path: Path, classes: Path) -> None:
+    with pytest.raises(LandsegError, match="no such file"):
+        landseg.parcels(tmp_path / "none.tif", tmp_path / "p.gpkg")
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(LandsegError, match="cannot be written"):
+        landseg.parcels(classes, tmp_path / "file" / "p.gpkg")
