@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 KILLING = Path(__file__).with_name("killing.py")
-EVERY = 23
+EVERY = 61
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork") or not Path("/proc/self/fd").is_dir(), reason="needs fork and /proc, as Linux has")
 

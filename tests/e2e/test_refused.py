@@ -28,7 +28,6 @@ from landseg.training.state import has_state, load_state, save_state
 from landseg.verbs.train import train
 
 SETTINGS = ("train.epochs=2", "train.batch=4", "train.device=cpu")
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(autouse=True)
@@ -114,30 +113,50 @@ def test_a_model_that_has_gone_is_made_again_of_the_last_state(data: Path, run: 
     assert done.epochs == 2 and (run / "model" / "model.safetensors").is_file()
 
 
-def command(*words: object) -> list[str]:
-    return [sys.executable, "-m", "landseg", *map(str, words), *(word for setting in SETTINGS for word in ("--set", setting))]
+FILLING = """
+import sys
+from landseg.__main__ import run
+from landseg.training import keeping
+
+keep = keeping.save_state
+
+def fill(folder, state):
+    keep(folder, state)
+    path = folder.parents[1] / "fill"
+    if not path.exists():
+        try:
+            with path.open("wb", buffering=0) as handle:
+                while True:
+                    handle.write(bytes(1_000_000))
+        except OSError:
+            pass
+
+keeping.save_state = fill
+run()
+"""
+"""`landseg`, but that after its first state another program takes all of the room that is left on the disk."""
 
 
 def test_on_a_small_disk_that_fills_up_training_goes_on_and_what_was_saved_stays_whole(data: Path, begun: Path, tmp_path: Path) -> None:
-    """All that is left of the room goes when the first state is there, and comes back when the run has ended."""
     unshare = shutil.which("unshare")
     probe = [str(unshare), "-m", "mount", "-t", "tmpfs", "none", str(tmp_path)]
     if unshare is None or subprocess.run(probe, capture_output=True, check=False).returncode:
         pytest.skip("a small disk is mounted as root in a mount namespace, which this machine does not allow")
     disk, kept = tmp_path / "disk", tmp_path / "kept"
     disk.mkdir()
-    words = command("train", data, "--out", disk / "run", "-c", "tiny", "--set", "train.save_minutes=1e-9")
-    waits = f"while ! ls {disk}/run/state/step-*; do sleep 0.01; done; head -c 1G /dev/zero > {disk}/fill"
-    script = (
-        f"mount -t tmpfs -o size=200m none {disk} && {{ ({waits}) > /dev/null 2>&1 & }}; {shlex.join(words)}; code=$?; "
-        f"wait; rm {disk}/fill; cp -r {disk}/run {kept}; exit $code"
-    )
-    done = subprocess.run([unshare, "-m", "sh", "-c", script], env=ENVIRONMENT, capture_output=True, text=True, check=False)
-    assert "Traceback" not in done.stderr and "so the state is not saved" in done.stderr and "No space left on device" in done.stderr
-    assert load_state(kept / "state")["step"] >= 1
+    settings = [word for setting in (*SETTINGS, "train.save_minutes=1e-9") for word in ("--set", setting)]
+    words = [sys.executable, "-c", FILLING, "train", str(data), "--out", str(disk / "run"), "-c", "tiny", *settings]
+    script = f"mount -t tmpfs -o size=100m none {disk} && {shlex.join(words)}; code=$?; rm {disk}/fill; cp -r {disk}/run {kept}; exit $code"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([unshare, "-m", "sh", "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr and "No space left on device" in done.stderr, done.stderr
+    assert done.stderr.count("so the state is not saved") == 1 and "training goes on" in done.stderr
+    assert done.returncode == 2 and "could not be kept" in done.stderr, "there was no room for a model to the end"
+    assert load_state(kept / "state")["step"] == 1
     assert train(data, kept, resume=True).epochs == 2
-    steps = [line["step"] for line in read_metrics(kept)]
-    assert steps == sorted(steps) and "val/miou" in read_metrics(kept)[-1]
+    lines = [[(line["step"], line.get("train/loss"), line.get("val/miou")) for line in read_metrics(folder)] for folder in (begun, kept)]
+    assert lines[0] == lines[1]
+    assert (begun / "model" / "model.safetensors").read_bytes() == (kept / "model" / "model.safetensors").read_bytes()
     whole, resumed = (load_state(folder / "state")["network"] for folder in (begun, kept))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
