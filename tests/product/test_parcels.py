@@ -297,6 +297,9 @@ def test_a_confidence_raster_of_another_place_or_with_other_values_is_refused(tm
         write(tmp_path / "scene_confidence.tif", raster, Grid(*raster.shape, transform, UTM))
         with pytest.raises(LandsegError, match=words):
             outline(path)
+    write(tmp_path / "scene_confidence.tif", np.zeros((20, 20), np.uint8), Grid(20, 20, NORTH_UP, CRS.from_epsg(32651)))
+    with pytest.raises(LandsegError, match="the CRS of the class raster"):
+        outline(path)
 
 
 def test_class_ids_come_from_any_whole_numbers_and_names_and_colours_from_the_raster(tmp_path: Path) -> None:
@@ -361,3 +364,6 @@ def test_more_parcels_than_memory_holds_are_refused_before_they_are_made(tmp_pat
     with pytest.raises(LandsegError, match=r"parcels, which take about .* --min-area-m2"):
         outline(path)
     assert len(outline(path, min_area_m2=1e6).polygons) == 1
+    monkeypatch.setattr("landseg.product.parcels.memory", lambda: Room(10**6, 100_000))
+    with pytest.raises(LandsegError, match="stretches of one class, which take about"):
+        outline(path, min_area_m2=1e6)

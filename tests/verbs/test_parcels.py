@@ -106,9 +106,11 @@ def test_what_makes_no_sense_is_refused_before_anything_is_read(
         landseg.parcels(classes, tmp_path / out, **options)
 
 
-def test_a_missing_raster_and_a_place_that_takes_no_file_are_told(tmp_path: Path, classes: Path) -> None:
+def test_a_missing_raster_and_a_place_that_takes_no_file_are_told(tmp_path: Path, classes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("landseg.verbs.parcels.outline", lambda *_, **__: pytest.fail("hours of work before a refusal"))
     with pytest.raises(LandsegError, match="no such file"):
-        landseg.parcels(tmp_path / "none.tif", tmp_path / "p.gpkg")
+        landseg.parcels(tmp_path / "none.tif", tmp_path / "new" / "p.gpkg")
+    assert not (tmp_path / "new").exists()
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(LandsegError, match="cannot be written"):
         landseg.parcels(classes, tmp_path / "file" / "p.gpkg")

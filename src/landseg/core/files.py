@@ -173,6 +173,21 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
     raise LandsegError(path, "it exists already", "an output is written to a new place", "choose another --out or add --overwrite")
 
 
+def require_writable(path: Path) -> None:
+    """Refuse a file that could not be written, before the work that it is to hold.
+
+    Raises:
+        LandsegError: Its folder cannot be made or takes no files.
+    """
+    probe = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
 def require_room(folder: Path, need_bytes: int, purpose: str) -> None:
     """Refuse to begin what the disk of `folder` cannot hold.
 

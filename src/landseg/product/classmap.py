@@ -124,6 +124,9 @@ def read_confidence(path: Path, grid: Grid) -> Iterator[tuple[int, np.ndarray, n
         if scene.grid.shape != grid.shape or not scene.grid.transform.almost_equals(grid.transform, abs(grid.transform.a) * 1e-6 + 1e-12):
             found = f"{scene.grid.height} × {scene.grid.width} pixels, or another place than the class raster's"
             raise LandsegError(path, found, f"its grid, {grid.height} × {grid.width} pixels", "make both together, or move it away")
+        if scene.grid.crs != grid.crs:
+            found = "no CRS" if scene.grid.crs is None else scene.grid.crs.to_string()[:60]
+            raise LandsegError(path, found, "the CRS of the class raster", "make both together, or move it away")
         is_float = np.dtype(scene.dtype).kind == "f"
         if scene.bands != 1 or not (is_float or scene.dtype == "uint8"):
             raise LandsegError(

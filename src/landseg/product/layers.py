@@ -40,8 +40,8 @@ _DATE = "1970-01-01T00:00:00.000Z"
 _JSON_DIGITS = "9"
 """Decimals of a degree in GeoJSON: a tenth of a millimetre. Seven, as RFC 7946 suggests, are a centimetre, a seventh of a drone's pixel."""
 
-_BATCH = 1 << 16
-"""Parcels encoded at a time."""
+_BATCH = 1 << 13
+"""Parcels encoded at a time: Arrow holds at most 2 GB of polygons in one batch, 16,000 vertices a parcel on average."""
 
 _SCHEMA = pa.schema(
     [

@@ -33,8 +33,8 @@ _AREA_UNITS = 1 << 16
 _MOST_RUNS = 2**31 - 2
 """Runs are numbered by 32 bits."""
 
-_RUN_BYTES, _SIMPLIFYING_BYTES, _PARCEL_BYTES = 250, 300, 2000
-"""Memory that polygons take at most: by run, by run while borders are simplified, and by parcel.
+_LABEL_BYTES, _RUN_BYTES, _SIMPLIFYING_BYTES, _PARCEL_BYTES = 110, 250, 300, 2000
+"""Memory that finding areas takes by run, and what polygons take at most: by run, by run while borders are simplified, and by parcel.
 
 Source: measured, bench/records/memory/2026-11-23-parcels.
 """
@@ -96,6 +96,7 @@ def outline(path: str | Path, *, min_area_m2: float = 0.0, tolerance_m: float = 
         if len(runs.start) > _MOST_RUNS:
             raise LandsegError(path, f"{len(runs.start):,} stretches of one class", f"{_MOST_RUNS:,} at most", "cut it, or filter it first")
         classes = source.classes(runs.value)
+    _require_memory(path, f"{len(runs.start):,} stretches of one class", len(runs.start) * _LABEL_BYTES)
     labels, count = label(runs)
     values = np.empty(count, np.uint8)
     values[labels[runs.value != NOTHING]] = runs.value[runs.value != NOTHING]
@@ -103,7 +104,8 @@ def outline(path: str | Path, *, min_area_m2: float = 0.0, tolerance_m: float = 
         labels, values = _without_specks(runs, labels, values, grid, min_area_m2)
     merged, specks = runs.with_labels(labels), count - len(values)
     del runs, labels
-    _require_memory(path, merged, len(values), tolerance_m)
+    need = len(merged.start) * (_RUN_BYTES + (_SIMPLIFYING_BYTES if tolerance_m > 0 else 0)) + len(values) * _PARCEL_BYTES
+    _require_memory(path, f"{len(values):,} parcels", need)
     polygons = _polygons(trace(merged, len(values)), grid, tolerance_m)
     beside = confidence_beside(path)
     confidence = None if beside is None else _confidence(merged, len(values), beside, grid)
@@ -111,17 +113,16 @@ def outline(path: str | Path, *, min_area_m2: float = 0.0, tolerance_m: float = 
     return Parcels(polygons, values, area, perimeter, confidence, classes, crs, specks)
 
 
-def _require_memory(path: str | Path, runs: Runs, count: int, tolerance_m: float) -> None:
+def _require_memory(path: str | Path, found: str, need: int) -> None:
     """Refuse what would not fit before it is begun: a raster of noise has millions of parcels.
 
     Raises:
         LandsegError: Less memory is free.
     """
-    need = len(runs.start) * (_RUN_BYTES + (_SIMPLIFYING_BYTES if tolerance_m > 0 else 0)) + count * _PARCEL_BYTES
     room = memory()
     if room is not None and need > room.free:
         raise LandsegError(
-            path, f"{count:,} parcels, which take about {human_bytes(need)} of memory", f"no more than the {human_bytes(room.free)} free",
+            path, f"{found}, which take about {human_bytes(need)} of memory", f"no more than the {human_bytes(room.free)} free",
             "give specks away with a larger --min-area-m2, or outline a part of it",
         )  # fmt: skip
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from landseg import __version__
 from landseg.core.errors import LandsegError
-from landseg.core.files import refuse_existing, write_text
+from landseg.core.files import refuse_existing, require_writable, write_text
 from landseg.core.qgis import parcel_style
+from landseg.product.classmap import open_classes
 from landseg.product.layers import format_of, write
 from landseg.product.parcels import outline
 
@@ -93,6 +94,8 @@ def parcels(
         refuse_existing(path, overwrite=overwrite)
         if path.is_dir():
             raise LandsegError(path, "it is a folder", "the path of a file", f"for example --out {path / 'parcels.gpkg'}")
+    with open_classes(classes):  # what is no class raster is refused before a folder is made
+        require_writable(target)
     made = outline(classes, min_area_m2=min_area_m2, tolerance_m=tolerance_m)
     provenance = {
         "software": f"landseg {__version__}",
