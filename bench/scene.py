@@ -45,6 +45,9 @@ PLACE = Affine(0.5, 0, 400_000, 0, -0.5, 5_500_000)
 class StandIn:
     """A network that says what it reads: the first band modulo the number of classes."""
 
+    runtime = "stand-in"
+    lanes = 1
+
     def __init__(self, classes: int) -> None:
         names = [f"class {i}" for i in range(classes)]
         self.card = SimpleNamespace(
@@ -91,7 +94,7 @@ def speed(model: Path, side: int, rounds: int, workers: int | None) -> None:
     """The scene's megapixels of windows a second as a share of the network's."""
     from landseg.core.progress import parallel_map
     from landseg.inference.scene import _single_cores
-    from landseg.network.checkpoint import find_model
+    from landseg.network.card import find_model
     from landseg.network.engine import load_engine
 
     engine = load_engine([find_model(model)], "cpu")

@@ -23,8 +23,9 @@ from landseg.data.dataset import open_dataset
 from landseg.data.pack import TileStore, open_tiles
 from landseg.inference.pieces import piece_edge
 from landseg.inference.tta import augmented
-from landseg.network.checkpoint import find_model
-from landseg.network.engine import Engine, Ensemble, choose_device, load_engine
+from landseg.network.card import find_model
+from landseg.network.engine import Engine, Ensemble, load_engine
+from landseg.network.torch_engine import choose_device
 from landseg.scoring.evaluate import grouped, tile_matrices
 from landseg.scoring.gains import Pass, compare
 from landseg.splitting.assignment import read_split, tile_numbers

@@ -2,7 +2,7 @@
 
 Without arguments it draws the hero and the recovered scenes, from the invented world. DEMO is the folder that ``landseg demo`` wrote: its
 test tiles give the strip of image, truth, prediction and error, and its report the picture of the page, for which CHROMIUM, a browser's
-command, is needed.
+command, is needed, as for the page of parcels.
 """
 
 from __future__ import annotations
@@ -16,17 +16,19 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from landseg.core.classes import IGNORE_INDEX, LandClass, paint
+from landseg.core.classes import IGNORE_INDEX, LandClass, paint, palette
 from landseg.core.files import write_bytes
-from landseg.data import world
+from landseg.data import raster, world
 from landseg.data.dataset import list_files, open_dataset
 from landseg.data.tiles import decode_codes, decode_image, read_bytes
 from landseg.scoring.confusion import confusion_matrix, scores
 from landseg.splitting.assignment import read_split
+from landseg.verbs.parcels import parcels
 from landseg.verbs.prepare import prepare
 from landseg.verbs.split import split
 
 FOLDER = Path(__file__).parent / "pictures"
+PARCELS_SEED = 5
 HERO_SEED, HERO_WINDOW = 3, (slice(120, 480), slice(0, 420))
 GAP, LINE = 12, 34
 WHITE, INK = 255, (52, 48, 44)
@@ -105,12 +107,28 @@ def scenes(count: int = 3, edge: int = 96) -> np.ndarray:
 
 def report_page(demo: Path, browser: str) -> np.ndarray:
     """The head of the demo's report page, as a browser shows it."""
-    page = next((demo / "journey" / "run" / "report").glob("report.html")).resolve()
+    return _shown(next((demo / "journey" / "run" / "report").glob("report.html")), browser, 1280, 1500)
+
+
+def parcels_page(browser: str) -> np.ndarray:
+    """The page of an invented scene's parcels, as a browser shows it."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        scene, names = world.make_scene(PARCELS_SEED, 700, 1000), [item.name for item in world.CLASSES]
+        image = raster.write(folder / "valley.tif", scene.image, scene.grid, nodata=0)
+        classes = folder / "valley_classes.tif"
+        raster.write(classes, scene.truth, scene.grid, nodata=IGNORE_INDEX, palette=palette(world.CLASSES), names=names)
+        parcels(classes, folder / "valley.gpkg", min_area_m2=60, smooth=True, scene=image)
+        return _shown(folder / "valley.html", browser, 1400, 760)
+
+
+def _shown(page: Path, browser: str, width: int, height: int) -> np.ndarray:
     with tempfile.TemporaryDirectory() as folder:
         shot = Path(folder) / "page.png"
         quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
         command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", *quiet, f"--user-data-dir={folder}/profile"]
-        subprocess.run([*command, "--window-size=1280,1500", f"--screenshot={shot}", page.as_uri()], check=True, capture_output=True)
+        size = [f"--window-size={width},{height}", "--virtual-time-budget=20000"]
+        subprocess.run([*command, *size, f"--screenshot={shot}", page.resolve().as_uri()], check=True, capture_output=True)
         return decode_image(read_bytes(shot))[:, :, :3]
 
 
@@ -168,3 +186,4 @@ if __name__ == "__main__":
         save("strip.jpg", strip(Path(sys.argv[1])))
     if len(sys.argv) > 2:
         save("report.jpg", report_page(Path(sys.argv[1]), sys.argv[2]))
+        save("parcels.jpg", parcels_page(sys.argv[2]))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from landseg.verbs.demo import demo as demo
     from landseg.verbs.doctor import doctor as doctor
     from landseg.verbs.evaluate import evaluate as evaluate
+    from landseg.verbs.export import export as export
     from landseg.verbs.parcels import parcels as parcels
     from landseg.verbs.predict import predict as predict
     from landseg.verbs.prepare import prepare as prepare
@@ -38,7 +39,22 @@ if TYPE_CHECKING:
     from landseg.verbs.submit import submit as submit
     from landseg.verbs.train import train as train
 
-_VERBS = ("audit", "compete", "demo", "doctor", "evaluate", "parcels", "predict", "prepare", "preview", "runs", "split", "submit", "train")
+_VERBS = (
+    "audit",
+    "compete",
+    "demo",
+    "doctor",
+    "evaluate",
+    "export",
+    "parcels",
+    "predict",
+    "prepare",
+    "preview",
+    "runs",
+    "split",
+    "submit",
+    "train",
+)
 _HOMES = {
     **{verb: f"landseg.verbs.{verb}" for verb in _VERBS},
     "runs_compare": "landseg.verbs.runs",

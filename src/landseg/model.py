@@ -10,7 +10,7 @@ import numpy as np
 from landseg.core.errors import LandsegError
 from landseg.inference.pieces import by_pieces, class_ids, piece_edge
 from landseg.inference.tta import augmented, require_known
-from landseg.network.checkpoint import ModelCard, find_model
+from landseg.network.card import ModelCard, find_model
 from landseg.network.engine import Engine, load_engine
 from landseg.network.probs import softmax
 
@@ -38,7 +38,7 @@ class Model:
         Raises:
             LandsegError: The image has other bands or another dtype.
         """
-        return class_ids(self._engine.preds, self._checked(image), self._edge)
+        return class_ids(self._engine.preds, self._checked(image), self._edge, self._engine.lanes)
 
     def probabilities(self, image: np.ndarray) -> np.ndarray:
         """Softmax (K, H, W) float32 of an image (H, W, C) of any size.
@@ -48,7 +48,7 @@ class Model:
         """
         checked = self._checked(image)
         probs = np.zeros((len(self.card.classes), *checked.shape[:2]), np.float32)
-        for window, found in by_pieces(self._engine.logits, checked, self._edge):
+        for window, found in by_pieces(self._engine.logits, checked, self._edge, self._engine.lanes):
             probs[:, *window.slices] = softmax(found[None])[0]
         return probs
 
@@ -62,17 +62,18 @@ class Model:
         return image
 
 
-def load_model(path: str | Path | Sequence[str | Path], device: str = "auto", tta: str = "none") -> Model:
+def load_model(path: str | Path | Sequence[str | Path], device: str = "auto", tta: str = "none", engine: str = "auto") -> Model:
     """Load a trained model.
 
     Args:
         path: Run folder or model folder, or several (an ensemble: their probabilities are averaged).
         device: auto | cpu | cuda | cuda:1 | mps.
         tta: none | d4 | scales: test-time augmentation, as `inference.tta` says.
+        engine: auto | torch | onnx | openvino: what runs the network, as ``predict.engine``.
 
     Raises:
-        LandsegError: There is no model, or it is damaged; or no such augmentation.
+        LandsegError: There is no model, or it is damaged; no such augmentation; or an engine that is not there or cannot run it.
     """
     require_known(tta)
     paths = [path] if isinstance(path, str | Path) else list(path)
-    return Model(augmented(load_engine([find_model(Path(item)) for item in paths], device), tta))
+    return Model(augmented(load_engine([find_model(Path(item)) for item in paths], device, engine), tta))

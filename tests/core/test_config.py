@@ -49,6 +49,8 @@ _WEIGHTS = "one of none | inverse | effective | list[float]"
 @pytest.mark.parametrize(
     ("setting", "parts"),
     [
+        ("train.accumulate=2", ("train.accumulate is a setting no more", "train.effective_batch says", "train.batch times")),
+        ("loss.name=lovasz", ("loss.name is a setting no more", "loss.lovasz")),
         ("train.lrr=1", ("no setting is called train.lrr", "did you mean train.lr?")),
         ("trian.lr=1", ("trian", "did you mean train")),
         ("batch=4", ("no setting is called batch", "train.batch")),
@@ -226,7 +228,7 @@ def test_class_weights_are_a_word_or_a_list_and_nothing_is_none(text: str, value
 def test_types_are_said_in_words_that_a_recipe_writer_knows() -> None:
     kinds = {key: kind for key, kind, *_ in fields()}
     assert kinds["loss.class_weights"] == "none | inverse | effective | list[float]"
-    assert (kinds["train.epochs"], kinds["predict.bands"], kinds["model.encoder"]) == ("int | null", "list[int] | null", "str")
+    assert (kinds["train.epochs"], kinds["predict.bands"], kinds["model.encoder"]) == ("int | null", "list[int | str] | null", "str")
     assert (kinds["augment.scale"], kinds["train.optimiser"]) == ("list[float, float]", "sgd | adamw")
 
 

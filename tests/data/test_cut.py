@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import pyogrio
 import pytest
+import rasterio
 import shapely
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyproj import Geod
+from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.features import rasterize
 
@@ -21,9 +24,10 @@ from landseg.core.earth import pixel_frame_m
 from landseg.core.errors import LandsegError
 from landseg.core.grid import Grid, Window
 from landseg.core.settings import CutConfig
+from landseg.data.bands import chosen_bands
 from landseg.data.burn import Burner, class_codes, class_values, open_layers
-from landseg.data.cut import NO_IMAGE, NO_LABEL, Counts, CutTile, chosen_bands, factor_of, tiles_of
-from landseg.data.ground import ground_of, move, require_common
+from landseg.data.cut import KEY, NO_IMAGE, NO_LABEL, Counts, CutTile, factor_of, tiles_of
+from landseg.data.ground import ground_of, move, move_points, require_common
 from landseg.data.label_rasters import RasterLabels, SeveralLabels, codes_in
 from landseg.data.pairing import LabelFiles, SceneFile, find_labels, find_scenes, pair
 from landseg.data.raster import open_scene, write
@@ -98,6 +102,55 @@ def test_a_resolution_means_square_pixels_where_degrees_are_not(tmp_path: Path) 
     frame = pixel_frame_m(tiles[0].grid)
     assert np.allclose(np.abs(frame), np.diag([2.0, 2.0]), atol=2e-3)
     assert {(tile.row, tile.col) for tile in tiles} == {(row, col) for row in range(5) for col in range(5)}
+
+
+@pytest.mark.parametrize("epsg", [4326, 3857])
+@pytest.mark.parametrize("metres", [0.7, 3.0])
+def test_tiles_at_60_degrees_are_as_long_on_the_ground_as_asked(tmp_path: Path, epsg: int, metres: float) -> None:
+    """By geodesics, which nothing of ours measures with; a degree is half as long there, and web-Mercator's metres twice too long."""
+    crs, size = CRS.from_epsg(epsg), 16
+    x, y = move(shapely.Point(10, 60), CRS.from_epsg(4326), crs).coords[0]
+    grid = grid_of(100, 200, pixel=1e-5 if epsg == 4326 else 2.0, x=x, y=y, crs=crs)
+    tiles, _ = cut(write(tmp_path / "a.tif", noise(100, 200, 1), grid), size, metres=metres)
+    for tile in tiles[:: len(tiles) - 1]:
+        corners = [tile.grid.transform @ corner for corner in ((0, 0), (size, 0), (0, size))]
+        (lon, east, south), (lat, along, below) = move_points(*np.array(corners).T, crs, CRS.from_epsg(4326))
+        geod = Geod(ellps="WGS84")
+        assert geod.inv(lon, lat, east, along)[2] == pytest.approx(size * metres, rel=2e-3)
+        assert geod.inv(lon, lat, south, below)[2] == pytest.approx(size * metres, rel=2e-3)
+
+
+def test_ground_control_points_alone_place_tiles_and_their_polygons(tmp_path: Path) -> None:
+    image, grid = noise(32, 48, 1), grid_of(32, 48)
+    path = write(tmp_path / "a.tif", image, Grid(32, 48))
+    points = [GroundControlPoint(row, col, *(grid.transform @ (col, row))) for row, col in ((0, 0), (0, 48), (32, 0), (32, 48))]
+    with rasterio.open(path, "r+") as dataset:
+        dataset.gcps = points, UTM
+    left, top = grid.transform @ (10, 5)
+    layer = layer_of(tmp_path / "a.gpkg", [shapely.box(left, top - 20, left + 40, top)])
+    scenes, _ = pair(find_scenes([str(path)], LabelFiles(), tmp_path), find_labels(str(layer), tmp_path))
+    burner = Burner(scenes[0].layers, scenes[0].grid, column=None, codes={}, only=1, background=0, buffer_m=None, order="file")
+    tiles, _ = cut(path, 48, labels=burner)
+    assert tiles[0].grid.crs == UTM and tiles[0].grid.transform.almost_equals(grid.transform, precision=1e-6)
+    wanted = np.zeros((32, 48), np.uint8)
+    wanted[5:15, 10:30] = 1
+    assert tiles[0].label is not None and (tiles[0].label[:32] == wanted).all() and (tiles[0].image[:32] == image).all()
+    coarse, _ = cut(path, 16, metres=4.0)
+    assert np.allclose(np.abs(pixel_frame_m(coarse[0].grid)), np.diag([4.0, 4.0]), rtol=1e-3, atol=0.06)
+
+
+def test_nan_does_not_spread_into_means(tmp_path: Path) -> None:
+    image = noise(32, 32, 2).astype(np.float32)
+    image[:3, :4, 1] = np.nan
+    for nodata in (None, np.nan):
+        with open_scene(write(tmp_path / "a.tif", image, grid_of(32, 32), nodata=nodata)) as scene:
+            tiles = list(tiles_of(scene, None, 16, (2.0, 2.0), ALL, Counts()))
+        means = image.reshape(16, 2, 16, 2, 2)
+        wanted = np.where(np.isnan(means).any(4, keepdims=True), np.nan, means)
+        valid = np.isfinite(wanted[..., 0]).sum((1, 3)) >= 2
+        with np.errstate(invalid="ignore"):
+            found = np.where(valid[..., None], np.nansum(wanted, (1, 3)) / np.maximum(np.isfinite(wanted).sum((1, 3)), 1), 0)
+        assert np.allclose(tiles[0].image, found, rtol=1e-6) and not valid.all() and not tiles[0].image[~valid].any()
 
 
 def test_a_far_finer_resolution_is_a_slip(tmp_path: Path) -> None:
@@ -188,10 +241,10 @@ def test_bands_by_number_and_name(tmp_path: Path) -> None:
     image = noise(16, 16, 3)
     path = write(tmp_path / "a.tif", image, grid_of(16, 16))
     with open_scene(path) as scene:
-        assert chosen_bands(scene, None) == [1, 2, 3] and chosen_bands(scene, ["Blue", 1]) == [3, 1]
+        assert chosen_bands(scene, None, KEY) == [1, 2, 3] and chosen_bands(scene, ["Blue", 1], KEY) == [3, 1]
         for wrong in (["nir"], [4], [0]):
             with pytest.raises(LandsegError, match="1 red, 2 green, 3 blue"):
-                chosen_bands(scene, wrong)
+                chosen_bands(scene, wrong, KEY)
     tiles, _ = cut(path, 16, config=CutConfig(bands=(3, "red")))
     assert (tiles[0].image == image[:, :, [2, 0]]).all()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event, Thread
+from typing import Any
 
 import numpy as np
 import pytest
@@ -292,6 +294,39 @@ def test_threads_read_one_scene_and_open_others(tmp_path: Path) -> None:
 
     with open_scene(path) as scene, ThreadPoolExecutor(4) as pool:
         assert all(pool.map(job, range(40)))
+
+
+def test_a_scene_that_is_closed_says_so(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", np.ones((64, 64), np.uint8), Grid(64, 64))
+    with open_scene(path) as scene:
+        pass
+    assert scene.names == (None,) or scene.bands == 1, "what is known stays known"
+    for ask in (scene.read, lambda: scene.labels, lambda: scene.read(Window(0, 0, 4, 4), [1])):
+        with pytest.raises(LandsegError, match=r"a\.tif: it is read after it was closed.*within"):
+            ask()
+
+
+def test_a_scene_is_not_closed_while_it_is_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", np.ones((64, 64), np.uint8), Grid(64, 64))
+    within, go_on = Event(), Event()
+    with ThreadPoolExecutor(1) as pool, open_scene(path) as scene:
+        plain = scene._values
+
+        def slow(*given: Any) -> np.ndarray:
+            within.set()
+            assert go_on.wait(20)
+            return plain(*given)
+
+        scene._values = slow  # type: ignore[method-assign]
+        reading = pool.submit(scene.read)
+        assert within.wait(20)
+        closing = Thread(target=scene.close)
+        closing.start()
+        closing.join(0.05)
+        assert closing.is_alive(), "it waits"
+        go_on.set()
+        closing.join(20)
+        assert not closing.is_alive() and (reading.result()[0] == 1).all()
 
 
 def test_what_gdal_keeps_is_bounded(tmp_path: Path) -> None:

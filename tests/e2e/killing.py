@@ -32,7 +32,7 @@ from landseg.data import world
 from landseg.data.dataset import Dataset, DatasetInfo
 from landseg.data.pack import TileStore, open_tiles
 from landseg.network.build import Network, Normalisation
-from landseg.network.checkpoint import ModelCard, has_model, load_card
+from landseg.network.card import ModelCard, has_model, load_card
 from landseg.training import loop, monitor
 from landseg.training.state import has_state, load_state
 

@@ -44,6 +44,8 @@ class Reader:
     """An engine whose classes stand in the image: the first band modulo the number of classes."""
 
     card: Card = field(default_factory=Card)
+    lanes: int = 1
+    runtime: str = "stand-in 1"
     stop_after: int = 10**9
     shapes: list[tuple[int, ...]] = field(default_factory=list)
 
@@ -123,7 +125,10 @@ def test_files_do_not_depend_on_batch_or_container(tmp_path: Path) -> None:
             (3, sorted(folder.glob("*.png"), reverse=True)),
         ]
     ):
-        assert run(Reader(), inputs, tmp_path / f"out{i}", batch=batch, **options) == reference
+        for lanes in (1, 3):
+            engine = Reader(lanes=lanes)
+            assert run(engine, inputs, tmp_path / f"out{i}-{lanes}", batch=batch, **options) == reference
+            assert lanes == 1 or {shape[0] for shape in engine.shapes} == {1}
 
 
 @settings(max_examples=15, deadline=None)
@@ -133,7 +138,7 @@ def test_every_batch_has_one_shape_and_bounded_pixels(tmp_path_factory: pytest.T
     images = make_images(13, seed) | {"large": np.zeros((48, 48, 3), np.uint8)}
     engine = Reader()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("landseg.inference.folder._HELD_BYTES", held)
+        patch.setattr("landseg.inference.reading.HELD_BYTES", held)
         files = run(engine, [write_folder(base / "tiles", images)], base / "out", batch=batch)
     assert len(files) == len(images) + 1
     assert sum(shape[0] for shape in engine.shapes) == len(images)
@@ -238,13 +243,14 @@ def test_a_large_tile_gives_the_files_that_it_gives_whole(tmp_path: Path, monkey
     options = {"overlay": True, "probabilities": True}
     reference = run(Reader(), [folder], tmp_path / "whole", **options)
     monkeypatch.setattr("landseg.inference.pieces.EDGE", 32)
-    for batch in (1, 1000):
-        engine = Reader()
-        assert run(engine, [folder], tmp_path / f"pieces{batch}", batch=batch, **options) == reference
+    for batch, lanes in ((1, 1), (1000, 1), (1, 3)):
+        engine = Reader(lanes=lanes)
+        assert run(engine, [folder], tmp_path / f"pieces{batch}-{lanes}", batch=batch, **options) == reference
         assert max(max(shape[1:3]) for shape in engine.shapes) <= 32
-    with pytest.raises(KeyboardInterrupt):
-        run(Reader(stop_after=12), [folder], tmp_path / "out", batch=1, **options)
-    assert run(Reader(), [folder], tmp_path / "out", batch=1, **options) == reference
+    for lanes in (1, 3):
+        with pytest.raises(KeyboardInterrupt):
+            run(Reader(stop_after=12, lanes=lanes), [folder], tmp_path / f"out{lanes}", batch=1, **options)
+        assert run(Reader(lanes=4 - lanes), [folder], tmp_path / f"out{lanes}", batch=1, **options) == reference
 
 
 def test_a_tile_longer_than_a_piece_is_predicted(tmp_path: Path) -> None:
@@ -272,21 +278,23 @@ def test_augmentation_is_recorded_and_another_one_is_not_continued(tmp_path: Pat
     assert run(Reader(), [folder], tmp_path / "out", tta=tta) == reference
 
 
-@pytest.mark.parametrize("stop_after", [0, 1, 3, 5])
-def test_an_interrupted_prediction_is_completed(tmp_path: Path, stop_after: int) -> None:
+@pytest.mark.parametrize(("stop_after", "lanes"), [(0, 1), (1, 1), (3, 1), (5, 1), (0, 3), (1, 3), (6, 3)])
+def test_an_interrupted_prediction_is_completed(tmp_path: Path, stop_after: int, lanes: int) -> None:
     folder = write_folder(tmp_path / "tiles", make_images(14))
     options = {"batch": 2, "overlay": True, "probabilities": True, "fingerprint": "m"}
     reference = run(Reader(), [folder], tmp_path / "whole", **options)
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
-        run(Reader(stop_after=stop_after), [folder], out, **options)
-    assert not (out / FINISHED).exists()
+        run(Reader(stop_after=stop_after, lanes=lanes), [folder], out, **options)
+    assert not (out / FINISHED).exists() and out.exists() == (stop_after > 0)
     left = len(list(out.glob("*.png")))
     if stop_after:
         (out / ".1.png.99.partial").write_bytes(b"of a killed process")
         with pytest.raises(LandsegError, match="another model or settings"):
             run(Reader(), [folder], out, **(options | {"fingerprint": "other"}))
-    engine = Reader()
+        with pytest.raises(LandsegError, match="another model or settings"):
+            run(Reader(runtime="stand-in 2"), [folder], out, **options)
+    engine = Reader(lanes=4 - lanes)
     done = predict_tiles(engine, find_inputs([folder]), out, **options)  # type: ignore[arg-type]
     assert (done.files, done.resumed) == (14, left)
     assert sum(shape[0] for shape in engine.shapes) == 14 - left

@@ -15,6 +15,7 @@ import rasterio
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 
 from landseg.core.classes import LandClass, make_classes
@@ -65,6 +66,8 @@ class Reader:
     """An engine whose classes stand in the image: the first band modulo the number of classes."""
 
     card: Card = field(default_factory=Card)
+    runtime: str = "stand-in 1"
+    lanes: int = 1
     shapes: set[tuple[int, ...]] = field(default_factory=set)
     scales: set[float] = field(default_factory=set)
     stop_after: int = 10**9
@@ -316,7 +319,56 @@ def test_bands_are_taken_by_name_where_they_have_them(tmp_path: Path) -> None:
     done = run(Reader(), tmp_path / "a.tif", tmp_path / "out")
     assert (read(done.files[0])[..., 0] == image[..., 2] % 3).all() and "by name" in done.notes[0]
     done = run(Reader(), tmp_path / "a.tif", tmp_path / "chosen", Choices(bands=(2, 2, 1)))
-    assert (read(done.files[0])[..., 0] == image[..., 1] % 3).all()
+    assert (read(done.files[0])[..., 0] == image[..., 1] % 3).all() and not done.notes
+    done = run(Reader(), tmp_path / "a.tif", tmp_path / "named", Choices(bands=("green", 1, "RED")))
+    assert (read(done.files[0])[..., 0] == image[..., 1] % 3).all() and done.notes == ("bands 2, 1, 3 are green, 1, RED",)
+    done = run(Reader(Card(bands=("red", "blue"))), tmp_path / "a.tif", tmp_path / "fewer")
+    assert (read(done.files[0])[..., 0] == image[..., 2] % 3).all() and "bands 3, 1 of 3 are taken by name for the model's" in done.notes[0]
+
+
+def test_bands_are_taken_by_wavelength_where_the_model_was_trained_on_such(tmp_path: Path) -> None:
+    image = make_scene(tmp_path / "a.tif", 40, 50)
+    with rasterio.open(tmp_path / "a.tif", "r+") as dataset:
+        for number, centre in enumerate((0.4924, 0.6646, 0.8328), 1):
+            dataset.update_tags(number, ns="IMAGERY", CENTRAL_WAVELENGTH_UM=centre)
+    done = run(Reader(Card(bands=("833nm", "665nm"))), tmp_path / "a.tif", tmp_path / "out")
+    assert (read(done.files[0])[..., 0] == image[..., 2] % 3).all() and "bands 3, 2 of 3" in done.notes[0]
+    with pytest.raises(LandsegError, match="3 bands, the model was trained on 1 "):
+        run(Reader(Card(bands=("1610nm",))), tmp_path / "a.tif", tmp_path / "far")
+
+
+def test_ground_control_points_alone_place_a_map(tmp_path: Path) -> None:
+    image = make_scene(tmp_path / "a.tif", 40, 50, grid=Grid(40, 50))
+    points = [GroundControlPoint(row, col, *(PLACE @ (col, row))) for row, col in ((0, 0), (0, 50), (40, 0), (40, 50))]
+    with rasterio.open(tmp_path / "a.tif", "r+") as dataset:
+        dataset.gcps = points, UTM
+    assert is_scene(str(tmp_path / "a.tif"))
+    engine = Reader(Card(resolution_m=4.0))
+    done = run(engine, tmp_path / "a.tif", tmp_path / "out")
+    found, grid, _ = raster.read(done.files[0])
+    assert (found[..., 0] == image[..., 0] % 3).all() and engine.scales == {0.5}
+    assert grid.crs == UTM and grid.transform.almost_equals(PLACE, precision=1e-6) and done.classes[0].area_ha
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_nan_is_nodata_stated_or_not(tmp_path: Path, stated: bool) -> None:
+    image = make_scene(tmp_path / "b.tif", 40, 50).astype(np.float32)
+    image[:10, :20, 1] = np.nan
+    raster.write(tmp_path / "a.tif", image, Grid(40, 50, PLACE, UTM), nodata=np.nan if stated else None)
+    done = run(Reader(Card(dtype="float32")), tmp_path / "a.tif", tmp_path / "out", overlay=True)
+    wanted = np.where(np.isnan(image[..., 1]), 255, image[..., 0] % 3)
+    assert (read(done.files[0])[..., 0] == wanted).all() and done.nodata == 200
+
+
+def test_an_alpha_band_of_16_bits_is_validity(tmp_path: Path) -> None:
+    image = make_scene(tmp_path / "b.tif", 40, 50).astype(np.uint16)
+    alpha = np.full((40, 50), 65535, np.uint16)
+    alpha[:10], alpha[10:20] = 0, 200  # GDAL's own mask would make 200 of 65535 nothing
+    profile = {"driver": "GTiff", "height": 40, "width": 50, "count": 4, "dtype": "uint16", "transform": PLACE, "crs": UTM}
+    with rasterio.open(tmp_path / "a.tif", "w", photometric="rgb", alpha="yes", **profile) as dataset:
+        dataset.write(np.concatenate([np.moveaxis(image, 2, 0), alpha[None]]))
+    done = run(Reader(Card(dtype="uint16")), tmp_path / "a.tif", tmp_path / "out")
+    assert (read(done.files[0])[..., 0] == np.where(alpha == 0, 255, image[..., 0] % 3)).all()
 
 
 BESIDE = (0.0, 0.0, 10.0, 10.0)
@@ -331,7 +383,7 @@ BESIDE = (0.0, 0.0, 10.0, 10.0)
             r"3 bands, the model was trained on 2 \(red, nir\); choose them with --set predict.bands=\[1,2\]",
         ),
         (Card(bands=tuple("abcd")), Choices(), "3 bands, the model was trained on 4"),
-        (Card(), Choices(bands=(1, 2, 7)), "takes band 7"),
+        (Card(), Choices(bands=(1, 2, 7)), "no band 7, one of 1 red, 2 green, 3 blue; mend predict.bands"),
         (Card(), Choices(bands=(1, 2)), "trained on 3 bands"),
         (Card(dtype="uint16"), Choices(), "uint8 pixels, the model was trained on uint16"),
         (Card(resolution_m=4.0), Choices(exact=True), "2 m a pixel, the model was trained at 4 m"),

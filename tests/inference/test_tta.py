@@ -26,6 +26,8 @@ class Stand:
     """What stands for a model: it records what it is shown, and whether its earlier results are still in memory."""
 
     card: SimpleNamespace = field(default_factory=SimpleNamespace)
+    runtime: str = "stand-in 1"
+    lanes: int = 3
     shown: list[np.ndarray] = field(default_factory=list)
     scales: list[float] = field(default_factory=list)
     given: list[weakref.ref[np.ndarray]] = field(default_factory=list)
@@ -169,7 +171,8 @@ def test_pieces_give_logits_at_their_own_size(tta: str) -> None:
 def test_no_augmentation_is_the_model_itself() -> None:
     stand = Stand()
     assert augmented(stand, "none") is stand
-    assert augmented(stand, "d4").card is stand.card
+    around = augmented(stand, "d4")
+    assert around.card is stand.card and (around.runtime, around.lanes) == ("stand-in 1", 3)
 
 
 def test_another_word_is_refused() -> None:

@@ -18,8 +18,10 @@ from landseg.core.errors import LandsegError
 from landseg.inference.pieces import EDGE, piece_edge
 from landseg.network.build import Network, Normalisation, build
 from landseg.network.checkpoint import ModelCard, save_model
-from landseg.network.engine import Ensemble, TorchEngine, choose_device, fit, fitted_shape, load_engine, pad, to_tensor
+from landseg.network.engine import Ensemble, load_engine
 from landseg.network.probs import softmax
+from landseg.network.sizes import fitted_shape
+from landseg.network.torch_engine import TorchEngine, choose_device, fit, pad, to_tensor
 
 torch.set_num_threads(1)
 
@@ -197,7 +199,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def test_an_ensemble_of_a_model_with_itself_is_the_model(models: list[Path]) -> None:
     batch = images((2, 50, 61, 3))
-    single, double = load_engine(models[:1], "cpu"), load_engine([models[0], models[0]], "cpu")
+    single, double = load_engine(models[:1], "cpu", "torch"), load_engine([models[0], models[0]], "cpu", "torch")
     assert isinstance(single, TorchEngine) and isinstance(double, Ensemble)
     logits = single.logits(batch)
     ordered = np.sort(logits, 1)
@@ -209,8 +211,8 @@ def test_an_ensemble_of_a_model_with_itself_is_the_model(models: list[Path]) -> 
 
 def test_an_ensemble_averages_probabilities(models: list[Path]) -> None:
     batch = images((1, 40, 40, 3))
-    parts = [softmax(load_engine([path], "cpu").logits(batch)) for path in models]
-    both = load_engine(models, "cpu")
+    parts = [softmax(load_engine([path], "cpu", "torch").logits(batch)) for path in models]
+    both = load_engine(models, "cpu", "torch")
     expected = (parts[0] + parts[1]) / 2
     assert np.allclose(softmax(both.logits(batch)), expected, atol=1e-5)
     assert (both.preds(batch) == expected.argmax(1)).mean() > 0.999 and both.preds(batch).dtype == np.uint8
@@ -221,14 +223,14 @@ def test_models_of_other_sizes_and_networks_make_an_ensemble(models: list[Path],
     torch.manual_seed(2)
     other = build("fpn", SMALL, 3, K, Normalisation((90.0,) * 3, (40.0,) * 3))
     save_model(tmp_path / "other", other.state_dict(), card(network="fpn", tile_size=(96, 48), size=144, mean=(90.0,) * 3, std=(40.0,) * 3))
-    together = load_engine([models[0], tmp_path / "other"], "cpu")
+    together = load_engine([models[0], tmp_path / "other"], "cpu", "torch")
     batch = images((2, 50, 61, 3))
-    parts = [softmax(load_engine([path], "cpu").logits(batch)) for path in (models[0], tmp_path / "other")]
+    parts = [softmax(load_engine([path], "cpu", "torch").logits(batch)) for path in (models[0], tmp_path / "other")]
     assert np.allclose(softmax(together.logits(batch)), (parts[0] + parts[1]) / 2, atol=1e-5)
-    scaled = [softmax(load_engine([path], "cpu").logits(batch, 0.75)) for path in (models[0], tmp_path / "other")]
+    scaled = [softmax(load_engine([path], "cpu", "torch").logits(batch, 0.75)) for path in (models[0], tmp_path / "other")]
     assert np.allclose(softmax(together.logits(batch, 0.75)), (scaled[0] + scaled[1]) / 2, atol=1e-5)
     assert together.card.tile_size == (96, 48) and together.card.factor == pytest.approx(1.5)
-    assert load_engine([models[0], models[1]], "cpu").card == load_engine(models[:1], "cpu").card
+    assert load_engine([models[0], models[1]], "cpu", "torch").card == load_engine(models[:1], "cpu", "torch").card
 
 
 sides = st.integers(16, 1200)
@@ -238,7 +240,7 @@ sides = st.integers(16, 1200)
 @given(st.lists(st.tuples(sides, sides, st.integers(16, 1200)), min_size=2, max_size=4))
 def test_an_ensemble_asks_no_more_memory_of_a_network_than_one_of_its_models_would(sizes: list[tuple[int, int, int]]) -> None:
     cards = [card(tile_size=(height, width), size=size) for height, width, size in sizes]
-    joint = Ensemble([SimpleNamespace(card=one) for one in cards]).card  # type: ignore[misc]
+    joint = Ensemble([SimpleNamespace(card=one, runtime="none", lanes=1) for one in cards]).card  # type: ignore[misc]
     factor = max(one.factor for one in cards)
 
     def network_pixels(one: ModelCard) -> float:
@@ -253,12 +255,12 @@ def test_an_ensemble_asks_no_more_memory_of_a_network_than_one_of_its_models_wou
 
 def test_nothing_is_no_model() -> None:
     with pytest.raises(LandsegError, match="MODEL: nothing is named"):
-        load_engine([], "cpu")
+        load_engine([], "cpu", "torch")
 
 
 def test_a_strangers_process_keeps_its_own_way_with_memory(models: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("landseg.core.allocation._is_done", False)
-    load_engine(models[:1], "cpu")
+    load_engine(models[:1], "cpu", "torch")
     assert not allocation._is_done
 
 
@@ -273,7 +275,7 @@ def test_a_strangers_process_keeps_its_own_way_with_memory(models: list[Path], m
 def test_models_that_differ_make_no_ensemble(models: list[Path], tmp_path: Path, changes: dict[str, object], found: str) -> None:
     save_model(tmp_path / "other", make().state_dict(), card(**changes))
     with pytest.raises(LandsegError, match=f"its {found} are .* leave one of the models out") as caught:
-        load_engine([models[0], tmp_path / "other"], "cpu")
+        load_engine([models[0], tmp_path / "other"], "cpu", "torch")
     assert caught.value.what == str(tmp_path / "other")
 
 

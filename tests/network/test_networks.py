@@ -19,8 +19,8 @@ from landseg.core.errors import LandsegError
 from landseg.core.settings import NETWORKS
 from landseg.network import build as room
 from landseg.network.build import Network, Normalisation, build
-from landseg.network.checkpoint import ModelCard
-from landseg.network.engine import TorchEngine
+from landseg.network.card import ModelCard
+from landseg.network.torch_engine import TorchEngine
 
 torch.set_num_threads(1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -24,7 +25,7 @@ from landseg.core.machine import Room
 from landseg.data.raster import write
 from landseg.product import components, specks
 from landseg.product.components import NOTHING, OUTSIDE, Runs, find_runs, label
-from landseg.product.outlines import trace
+from landseg.product.outlines import Outlines, trace
 from landseg.product.parcels import Parcels, outline
 from landseg.product.specks import Areas, merge
 
@@ -180,18 +181,18 @@ def test_specks_go_by_the_stated_rule(values: np.ndarray, limit: int, pixel: tup
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
-@given(values=rasters, tolerance=st.sampled_from([0.0, 1.0, 3.0, 50.0]), smallest=st.sampled_from([0.0, 13.0]))
-@example(values=CHECKERBOARD, tolerance=3.0, smallest=0.0)
-@example(values=TOUCHES_ITSELF, tolerance=3.0, smallest=0.0)
+@given(values=rasters, tolerance=st.sampled_from([0.0, 1.0, 3.0, 50.0]), smallest=st.sampled_from([0.0, 13.0]), smooth=st.booleans())
+@example(values=CHECKERBOARD, tolerance=3.0, smallest=0.0, smooth=False)
+@example(values=TOUCHES_ITSELF, tolerance=3.0, smallest=0.0, smooth=True)
 @settings(max_examples=20, deadline=None)
 def test_parcels_of_any_raster_cover_what_is_valid(
-    name: str, values: np.ndarray, tolerance: float, smallest: float, tmp_path_factory: pytest.TempPathFactory
+    name: str, values: np.ndarray, tolerance: float, smallest: float, smooth: bool, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     transform = TRANSFORMS[name]
     path = save(tmp_path_factory.mktemp("scene"), values, transform)
-    parcels = outline(path, tolerance_m=tolerance, min_area_m2=smallest)
+    parcels = outline(path, tolerance_m=tolerance, min_area_m2=smallest, is_smooth=smooth)
     assert_covers(parcels, float((values != NOTHING).sum()) * abs(transform.determinant))
-    again = outline(path, tolerance_m=tolerance, min_area_m2=smallest, rows=2)
+    again = outline(path, tolerance_m=tolerance, min_area_m2=smallest, is_smooth=smooth, rows=2)
     assert shapely.to_wkb(parcels.polygons).tolist() == shapely.to_wkb(again.polygons).tolist()
     assert (parcels.class_id == again.class_id).all() and (parcels.area_m2 == again.area_m2).all()
 
@@ -211,17 +212,48 @@ def test_simplifying_keeps_areas_nodes_and_the_outer_boundary(tmp_path: Path) ->
     assert {tuple(place) for place in shapely.get_coordinates(simple.polygons)} < corners
 
 
+@pytest.mark.parametrize("tolerance", [0.0, 3.0])
+def test_smoothing_keeps_areas_and_the_outer_boundary_and_takes_the_stairs_away(tmp_path: Path, tolerance: float) -> None:
+    values = blobs(300, 6.0)
+    values[200:203, 100:250] = 3  # a track of three pixels
+    path = save(tmp_path, values)
+    exact, smooth = outline(path), outline(path, is_smooth=True, tolerance_m=tolerance)
+    assert_covers(smooth, float((values != NOTHING).sum()) * 4)
+    before, after = (np.bincount(parcels.class_id, shapely.area(parcels.polygons)) for parcels in (exact, smooth))
+    assert after == pytest.approx(before, rel=0.005)
+    assert shapely.union_all(smooth.polygons).boundary.equals(shapely.union_all(exact.polygons).boundary)
+    assert shapely.length(smooth.polygons).sum() < 0.88 * shapely.length(exact.polygons).sum()
+    assert shapely.get_num_coordinates(smooth.polygons).sum() < shapely.get_num_coordinates(exact.polygons).sum()
+
+
+def test_smoothed_borders_that_are_no_coverage_are_left_as_they_were(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the digits of a CRS might make them; here each ring has its own."""
+    path = save(tmp_path, blobs(40, 3.0))
+    exact = outline(path)
+
+    def torn(outlines: Outlines) -> Outlines:
+        return replace(outlines, places=outlines.places + np.repeat(np.arange(len(outlines.rings) - 1), np.diff(outlines.rings))[:, None])
+
+    monkeypatch.setattr("landseg.product.parcels.smooth", torn)
+    left = outline(path, is_smooth=True)
+    assert "left as the pixels have them" in caplog.text
+    assert shapely.to_wkb(left.polygons).tolist() == shapely.to_wkb(exact.polygons).tolist()
+
+
+@pytest.mark.parametrize("smooth", [False, True])
 @pytest.mark.parametrize(
     ("transform", "crs"),
     [(Affine(0.02, 0, 5e5, 0, -0.02, 4e6), 32650), (Affine(2, 0, 7e5, 0, -2, 4e6), 32650), (Affine(1e-5, 0, 116, 0, -1e-5, 40), 4326)],
     ids=["drone", "off the central meridian", "degrees"],
 )
-def test_simplified_noise_is_a_coverage_wherever_it_lies(tmp_path: Path, transform: Affine, crs: int) -> None:
+def test_simplified_noise_is_a_coverage_wherever_it_lies(tmp_path: Path, transform: Affine, crs: int, smooth: bool) -> None:
     """Corners of pixels lie on one line by the thousand; rounded metres would let a border through where it only touches."""
     values = np.random.default_rng(5).integers(0, 4, (150, 150)).astype(np.uint8)
     path = save(tmp_path, values, transform, crs=CRS.from_epsg(crs))
     edge = pixel_frame_m(Grid(150, 150, transform, CRS.from_epsg(crs)))[0, 0]
-    polygons = outline(path, tolerance_m=2 * edge).polygons
+    polygons = outline(path, tolerance_m=2 * edge, is_smooth=smooth).polygons
     assert shapely.is_valid(polygons).all() and shapely.coverage_is_valid(polygons)
 
 
@@ -353,9 +385,11 @@ def test_names_of_ids_that_no_class_raster_has_are_passed_over(tmp_path: Path) -
 
 
 def test_uneven_ground_is_said_where_a_tolerance_is_asked_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    values = blobs(40, 3.0)
-    outline(save(tmp_path, values, Affine(0.5, 0, 10, 0, -0.5, 60), crs=CRS.from_epsg(4326)), tolerance_m=1000)
-    assert "middle of the raster" in caplog.text
+    path = save(tmp_path, blobs(40, 3.0), Affine(0.5, 0, 10, 0, -0.5, 60), crs=CRS.from_epsg(4326))
+    outline(path, is_smooth=True)
+    assert not caplog.text, "what smoothing simplifies by is a part of a pixel, the same everywhere"
+    outline(path, tolerance_m=1000)
+    assert "a tolerance of 1000 m holds in the middle of the raster" in caplog.text
 
 
 def test_more_parcels_than_memory_holds_are_refused_before_they_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -367,3 +401,7 @@ def test_more_parcels_than_memory_holds_are_refused_before_they_are_made(tmp_pat
     monkeypatch.setattr("landseg.product.parcels.memory", lambda: Room(10**6, 100_000))
     with pytest.raises(LandsegError, match="stretches of one class, which take about"):
         outline(path, min_area_m2=1e6)
+    monkeypatch.setattr("landseg.product.parcels.memory", lambda: Room(10**9, 10**8))
+    monkeypatch.setattr("landseg.product.parcels._EDGE_BYTES", 10**6)
+    with pytest.raises(LandsegError, match="pixel edges to smooth, which take about"):
+        outline(path, is_smooth=True)

@@ -78,3 +78,20 @@ def test_the_even_average_is_the_mean_of_weights_and_statistics() -> None:
         expected = seen[-1][key] if key.endswith("num_batches_tracked") else np.mean([one[key] for one in seen], axis=0)
         assert np.allclose(value.double().numpy(), expected, atol=1e-6), key
     assert not np.allclose(average.module.norm.weight.detach().numpy(), seen[-1]["norm.weight"], atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["moving", "even"])
+@pytest.mark.parametrize("first", [0, 1, 4])
+def test_an_update_that_the_device_leaves_out_has_not_been(kind: str, first: int) -> None:
+    torch.manual_seed(0)
+    networks = [Small() for _ in range(8)]
+    made, without = (moving_average(Small(), 0.7) if kind == "moving" else even_average(Small()) for _ in range(2))
+    for number, network in enumerate(networks):
+        is_left_out = number in (first, 5)
+        made.update_parameters(network, torch.tensor(is_left_out))
+        if not is_left_out:
+            without.update_parameters(network)
+    assert int(made.n_averaged) == 6
+    for name, value in without.state_dict().items():
+        if not name.endswith("num_batches_tracked"):
+            assert torch.equal(made.state_dict()[name], value), name

@@ -299,7 +299,7 @@ def test_what_is_no_number_is_not_saved_when_the_user_interrupts(store: TileStor
 
     diverging = ("train.lr=1e30", "train.optimiser=sgd", "train.warmup=0")
     monkeypatch.setattr(step, "augment", interrupting)
-    with pytest.raises(LandsegError, match=r"finite loss and weights"):
+    with pytest.raises(LandsegError, match=r"finite loss, gradients and weights"):
         start(store, tmp_path / "run", *diverging)
     assert not list((tmp_path / "run" / "state").glob("step-*"))
 

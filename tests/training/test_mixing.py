@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from landseg.core.classes import IGNORE_INDEX
 from landseg.core.settings import AugmentConfig
 from landseg.training.draws import tile_keys, uniform
-from landseg.training.mixing import half_of_classes, mix, rectangle
+from landseg.training.mixing import half_of_classes, paste, pastes, rectangle
 
 SHAPE = (12, 17)
 KEY = tile_keys(["tile"])
@@ -36,7 +36,8 @@ def mixed(
         asked.append(purpose)
         return other or tile(7, dtype=dtype)
 
-    mix(image, label, partner, way, seed=1, epoch=2, key=tile_keys([f"tile {number}"]))
+    for another, is_copied in pastes(partner, lambda pair: pair[1], way, seed=1, epoch=2, key=tile_keys([f"tile {number}"])):
+        paste(image, label, *another, is_copied)
     return image, label, asked
 
 

@@ -14,7 +14,16 @@ from torch import nn
 from landseg.core.settings import TrainConfig
 from landseg.network.build import Network, Normalisation, build
 from landseg.network.stages import parameter_stages
-from landseg.training.optimiser import lr_factor, make_optimiser, momentum_at, restore, set_rates
+from landseg.training.optimiser import (
+    can_fuse,
+    left_out_where,
+    lr_factor,
+    make_optimiser,
+    momentum_at,
+    restore,
+    set_rates,
+    spoil_where,
+)
 
 torch.set_num_threads(1)
 
@@ -154,3 +163,85 @@ def test_a_state_of_before_groups_had_shares_is_gone_on_with(name: str) -> None:
     assert [group["weight_decay"] for group in after.param_groups] == [0.5, 0.0]
     moved = [next(iter(one.state[one.param_groups[0]["params"][0]].values())) for one in (before, after)]
     assert torch.equal(*map(torch.as_tensor, moved)), "what the state holds of each parameter is taken"
+
+
+def stepped(optimiser: torch.optim.Optimizer, network: Small, steps: range) -> None:
+    network.eval()  # before a normalisation by the batch a bias has no gradient but noise, which AdamW makes large
+    for step in steps:
+        torch.manual_seed(step)
+        optimiser.zero_grad()
+        network(torch.rand(2, 2, 4, 4)).square().sum().backward()
+        optimiser.step()
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("was_fused", [False, True])
+def test_a_state_of_before_it_was_fused_is_gone_on_with_and_the_other_way(name: str, was_fused: bool) -> None:
+    knobs = TrainConfig(optimiser=name, lr=0.01, weight_decay=0.1)  # type: ignore[arg-type]
+    first, second, third = Small(), Small(), Small()
+    one, other, whole = (
+        make_optimiser(network, knobs, is_fused=is_fused)
+        for network, is_fused in ((first, was_fused), (second, not was_fused), (third, was_fused))
+    )
+    third.load_state_dict(first.state_dict())
+    stepped(one, first, range(3))
+    second.load_state_dict(first.state_dict())
+    restore(other, one.state_dict())
+    assert all(bool(group["fused"]) is not was_fused for group in other.param_groups)
+    stepped(other, second, range(3, 6))
+    stepped(whole, third, range(6))
+    for key, value in third.state_dict().items():
+        assert torch.allclose(second.state_dict()[key], value, atol=1e-6), key
+    assert not torch.allclose(second.conv.weight, first.conv.weight, atol=1e-4)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_fused_step_is_left_out_where_its_device_says(name: str, is_first: bool) -> None:
+    knobs = TrainConfig(optimiser=name, lr=0.01)  # type: ignore[arg-type]
+    network, without = Small(), Small()
+    without.load_state_dict(network.state_dict())
+    one, other = (make_optimiser(model, knobs, is_fused=True) for model in (network, without))
+    if not is_first:
+        stepped(one, network, range(2))
+        stepped(other, without, range(2))
+    for parameter in network.parameters():
+        parameter.grad = torch.full_like(parameter, math.nan) if parameter.requires_grad else None
+    with left_out_where(one, torch.tensor(True)):
+        one.step()
+    for optimiser, model in ((one, network), (other, without)):
+        with left_out_where(optimiser, torch.tensor(False)):
+            stepped(optimiser, model, range(2, 4))
+    assert all(torch.equal(value, dict(without.named_parameters())[key]) for key, value in network.named_parameters())
+    assert not hasattr(one, "found_inf") and not hasattr(one, "grad_scale"), "a step without a word is taken"
+
+
+def test_parameters_that_are_let_go_later_join_a_fused_group() -> None:
+    results = []
+    for is_fused in (False, True):
+        torch.manual_seed(0)
+        network = Small()
+        optimiser = make_optimiser(network, TrainConfig(lr=0.1), is_fused=is_fused)
+        network.norm.bias.requires_grad_(False)
+        stepped(optimiser, network, range(2))
+        network.norm.bias.requires_grad_(True)
+        stepped(optimiser, network, range(2, 4))
+        results.append(network.state_dict())
+    assert all(torch.allclose(value, results[1][key], atol=1e-6) for key, value in results[0].items())
+
+
+def test_where_updates_are_fused() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda:0")
+    assert [can_fuse(TrainConfig(), device, is_scaled=False) for device in (cpu, gpu)] == [False, True]
+    assert [can_fuse(TrainConfig(clip=clip), gpu, is_scaled=True) for clip in (None, 1.0)] == [True, False]
+    assert can_fuse(TrainConfig(clip=1.0), gpu, is_scaled=False)
+
+
+def test_a_gradient_is_spoilt_where_the_loss_was_no_number_and_nowhere_else() -> None:
+    network = Small()
+    optimiser = make_optimiser(network, TrainConfig())
+    spoil_where(optimiser, torch.tensor(True))  # without any gradient there is nothing to spoil
+    for is_bad in (False, True):
+        network.conv.weight.grad = torch.ones_like(network.conv.weight)
+        spoil_where(optimiser, torch.tensor(is_bad))
+        assert bool(network.conv.weight.grad.isnan().any()) is is_bad

@@ -59,7 +59,7 @@ FILES = replace(SITUATION, is_mapped=False, wants_pack=False)
         (
             spent(waiting=38, step=62, decoding=300, reading=9),
             replace(FILES, wants_pack=True),
-            "waiting for data 38 %: decoding; room on the disk for the pack would let it be done once",
+            "waiting for data 38 %: decoding; data.residency=host decodes once, into memory; so does room on the disk for the pack",
         ),
         (
             spent(waiting=38, step=62, decoding=90),
@@ -69,7 +69,7 @@ FILES = replace(SITUATION, is_mapped=False, wants_pack=False)
         (
             spent(waiting=52, step=48, reading=95, bytes_read=1_200_000_000),
             SITUATION,
-            "waiting for data 52 %: reading from the disk (12.0 MB/s); copy the data set to a faster disk",
+            "waiting for data 52 %: reading from the disk (12.0 MB/s); data.residency=host reads it once",
         ),
         (
             spent(waiting=52, step=48, reading=95, decoding=20, bytes_read=30_000_000),
@@ -134,8 +134,8 @@ def test_every_remedy_is_a_setting() -> None:
     """What the words tell the user to set can be set, in every situation."""
     said = set()
     situations = [
-        Situation(device, 4, is_mapped=mapped, wants_pack=pack, workers=workers, cores=8, validate_every=3, save_minutes=0.25)
-        for device, mapped, pack, workers in product(("cpu", "cuda"), (True, False), (True, False), (None, 2))
+        Situation(device, 4, mapped, pack, workers, cores=8, validate_every=3, save_minutes=0.25, residency=where)
+        for device, mapped, pack, workers, where in product(("cpu", "cuda"), (True, False), (True, False), (None, 2), ("disk", "host"))
     ]
     for situation, kind, thread, use in product(situations, LOOP, THREADS, (None, 0.3, 0.8, 0.95)):
         for steps, read in ((10, 0), (10**6, 10**12)):
@@ -273,8 +273,8 @@ def slowed(work: Callable[..., Any]) -> Callable[..., Any]:
         (pack, "read_bytes", False, "reading files ("),
         (pack, "decode_image", False, "decoding; data.pack=true"),
         (Pack, "image", True, "reading from the disk ("),
-        (batches_room, "mix", True, "mixing tiles"),
-        (batches_room, "mix", False, "mixing tiles"),
+        (batches_room, "pastes", True, "mixing tiles"),
+        (batches_room, "pastes", False, "mixing tiles"),
         (Batches, "_place", True, "cutting crops"),
     ],
 )
@@ -283,7 +283,7 @@ def test_a_slow_part_planted_into_the_threads_is_named(
 ) -> None:
     monkeypatch.setattr(room, "LEAST_S", 0.0)
     monkeypatch.setattr(place, name, slowed(getattr(place, name)))
-    mixing = {"augment": AugmentConfig(class_mix=1)} if name == "mix" else {}
+    mixing = {"augment": AugmentConfig(class_mix=1)} if name == "pastes" else {}
     _, words = drained(dataset, use_pack=use_pack, **mixing)
     assert words.startswith(expected)
 

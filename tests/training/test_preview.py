@@ -16,7 +16,7 @@ from landseg.core.classes import IGNORE_INDEX, make_classes
 from landseg.core.config import load_recipe
 from landseg.core.settings import AugmentConfig, Recipe
 from landseg.data.packing import Entry
-from landseg.network.engine import to_tensor
+from landseg.network.torch_engine import to_tensor
 from landseg.training.augment import Bands, augment
 from landseg.training.batches import Batches
 from landseg.training.draws import tile_keys

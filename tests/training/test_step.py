@@ -17,11 +17,11 @@ from landseg.core.config import load_recipe
 from landseg.core.errors import LandsegError
 from landseg.data import world
 from landseg.network.build import Network, Normalisation
-from landseg.network.checkpoint import ModelCard
+from landseg.network.card import ModelCard
 from landseg.training import step
-from landseg.training.batches import Batch
 from landseg.training.memory import Choice
 from landseg.training.step import Stepper
+from landseg.training.transfer import Arrays, Batch
 
 NORMALISATION = Normalisation((110.0, 110.0, 100.0), (45.0, 45.0, 45.0))
 EDGE = 32
@@ -93,7 +93,7 @@ def batch(number: int, tiles: int = 8) -> Batch:
     rng = np.random.default_rng(number)
     images = rng.integers(0, 256, (tiles, EDGE, EDGE, 3), np.uint8)
     labels = rng.integers(0, len(world.CLASSES), (tiles, EDGE, EDGE)).astype(np.uint8)
-    return Batch(rng.integers(0, 2**63, tiles).astype(np.uint64), images, labels)
+    return Arrays(rng.integers(0, 2**63, tiles).astype(np.uint64), images, labels)
 
 
 def train(stepper: Stepper, number: int) -> float:

@@ -17,7 +17,7 @@ from landseg.data.world import CLASSES, write_tiles
 from landseg.model import load_model
 from landseg.network.build import Normalisation, build
 from landseg.network.checkpoint import ModelCard, save_model
-from landseg.network.engine import TorchEngine
+from landseg.network.torch_engine import TorchEngine
 from landseg.scoring.confusion import confusion_matrix
 from landseg.scoring.gains import table
 from landseg.splitting.assignment import Placed, Split, write_split
@@ -123,11 +123,11 @@ def test_each_way_costs_its_views_and_one_step_to_warm_up(
         return whole(engine, images, scale)
 
     monkeypatch.setattr(TorchEngine, "_logits", counted)
-    scored(models[:1], data, tmp_path / "d4", "d4")
+    scored(models[:1], data, tmp_path / "d4", "d4", ["predict.engine=torch"])
     # Plain, a batch first and nine tiles; then eight views of each of those and of the nine tiles of the page.
     assert shown[:4] == [3, 3, 3, 3] and sum(shown) == 12 + 8 * 12 + 8 * 12
     shown.clear()
-    scored(models[:1], data, tmp_path / "plain")
+    scored(models[:1], data, tmp_path / "plain", settings=["predict.engine=torch"])
     assert sum(shown) == 9 + 12, "alone it needs no step to warm up"
 
 

@@ -40,17 +40,20 @@ def test_a_class_raster_becomes_a_layer_with_a_style_and_a_table(tmp_path: Path,
     assert layer.confidence.tolist() == [0.75] * 3 and layer.crs.to_epsg() == 32650
     assert layer.area.sum() == 35 * 30 * 4 and shapely.coverage_is_valid(layer.geometry.values)
     assert layer.area_m2.to_numpy() == pytest.approx(layer.area / 0.9996**2, rel=1e-4)
+    assert made.page == tmp_path / "parcels.html" and ">water<" in made.page.read_text(encoding="utf-8")
     assert made.style == tmp_path / "parcels.qml" and 'label="water"' in made.style.read_text(encoding="utf-8")
     document = json.loads(json.dumps(made.as_json()))
     assert document["parcels"] == 3 and document["specks"] == 1 and document["confidence"] is True
     assert document["area_m2"] == pytest.approx({"building": 1000.8, "field": 3002.4, "water": 200.16}, rel=1e-3)
     first, *rest = made.as_text().splitlines()
-    assert first.endswith("parcels.gpkg: 3 parcels, 0.42 ha") and len(rest) == 4
+    assert first.endswith("parcels.gpkg: 3 parcels, 0.42 ha") and len(rest) == 5 and rest[-1].endswith("parcels.html")
 
 
 def test_the_same_raster_gives_the_same_files(tmp_path: Path, classes: Path) -> None:
-    one, other = (landseg.parcels(classes, tmp_path / name / "p.gpkg", tolerance_m=3) for name in ("a", "b"))
+    image = write(tmp_path / "scene.tif", np.random.default_rng(0).integers(0, 255, (*GRID.shape, 3)).astype(np.uint8), GRID)
+    one, other = (landseg.parcels(classes, tmp_path / name / "p.gpkg", tolerance_m=3, smooth=True, scene=image) for name in ("a", "b"))
     assert one.out.read_bytes() == other.out.read_bytes() and one.style.read_bytes() == other.style.read_bytes()
+    assert one.page.read_bytes() == other.page.read_bytes() and b"data:image/webp" in one.page.read_bytes()
 
 
 def test_an_earlier_result_stays_unless_it_may_be_replaced(tmp_path: Path, classes: Path) -> None:
@@ -70,6 +73,24 @@ def test_the_style_of_the_class_map_is_not_overwritten(classes: Path, overwrite:
     with pytest.raises(LandsegError, match=r"scene_classes\.qml.*--out scene_parcels\.gpkg"):
         landseg.parcels(classes, classes.with_suffix(".gpkg"), overwrite=overwrite)
     assert style.read_text(encoding="utf-8") == of_the_map and not classes.with_suffix(".gpkg").exists()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_page_of_something_else_is_not_overwritten(tmp_path: Path, classes: Path, overwrite: bool) -> None:
+    (tmp_path / "report.html").write_text("<html>", encoding="utf-8")
+    with pytest.raises(LandsegError, match=r"report\.html.*--out report_parcels\.gpkg"):
+        landseg.parcels(classes, tmp_path / "report.gpkg", overwrite=overwrite)
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == "<html>" and not (tmp_path / "report.gpkg").exists()
+
+
+def test_a_scene_of_elsewhere_is_refused_before_the_work(tmp_path: Path, classes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("landseg.verbs.parcels.outline", lambda *_, **__: pytest.fail("hours of work before a refusal"))
+    far = Grid(*GRID.shape, Affine(2, 0, 9e5, 0, -2, 4e6), GRID.crs)
+    image = write(tmp_path / "far.tif", np.ones((*GRID.shape, 3), np.uint8), far)
+    with pytest.raises(LandsegError, match=r"far\.tif: it has no ground where the map lies"):
+        landseg.parcels(classes, tmp_path / "p.gpkg", scene=image)
+    with pytest.raises(LandsegError, match="no such file"):
+        landseg.parcels(classes, tmp_path / "p.gpkg", scene=tmp_path / "none.tif")
 
 
 def test_the_class_raster_is_not_overwritten(tmp_path: Path, classes: Path) -> None:

@@ -24,6 +24,9 @@ class Threshold:
         classes=make_classes(["low", "high"]), bands=("grey",), ignore_index=255, tile_size=(8, 8), dtype="uint8", factor=1.0, scaling=None
     )
 
+    runtime = "stand-in"
+    lanes = 1
+
     def logits(self, images: np.ndarray, scale: float = 1.0) -> np.ndarray:
         value = images[..., 0].astype(np.float32) - 100.5
         return np.stack([-value, value], axis=1)
@@ -31,19 +34,19 @@ class Threshold:
 
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """Put stand-ins in place of the rooms that need torch; returns what they were asked for."""
+    """Put stand-ins in place of the rooms that look for models; returns what they were asked for."""
     asked: list[object] = []
-    engine, checkpoint = ModuleType("engine"), ModuleType("checkpoint")
+    engine, card = ModuleType("engine"), ModuleType("card")
 
-    def load_engine(models: list[Path], device: str) -> Threshold:
-        asked.append((models, device))
+    def load_engine(models: list[Path], device: str, name: str) -> Threshold:
+        asked.append((models, device, name))
         return Threshold()
 
     engine.load_engine = load_engine  # type: ignore[attr-defined]
-    checkpoint.find_model = lambda path: path / "model"  # type: ignore[attr-defined]
-    checkpoint.load_card = lambda path: SimpleNamespace(weights_sha256=f"sha of {path.parent.name}")  # type: ignore[attr-defined]
+    card.find_model = lambda path: path / "model"  # type: ignore[attr-defined]
+    card.load_card = lambda path: SimpleNamespace(weights_sha256=f"sha of {path.parent.name}")  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "landseg.network.engine", engine)
-    monkeypatch.setitem(sys.modules, "landseg.network.checkpoint", checkpoint)
+    monkeypatch.setitem(sys.modules, "landseg.network.card", card)
     return asked
 
 
@@ -59,15 +62,18 @@ def tiles(tmp_path: Path) -> Path:
 def test_predict_composes(tmp_path: Path, tiles: Path, loaded: list[object]) -> None:
     (tiles / "bad.png").write_bytes(b"no picture")
     models = [tmp_path / "a", tmp_path / "b"]
-    done = predict(models, str(tiles), tmp_path / "out", overlay=True, settings=["predict.batch=2", "predict.device=cpu"])
-    assert loaded == [(models, "cpu")]
+    done = predict(
+        models, str(tiles), tmp_path / "out", overlay=True, settings=["predict.batch=2", "predict.device=cpu", "predict.engine=openvino"]
+    )
+    assert loaded == [(models, "cpu", "openvino")]
     assert {key: done.as_json()[key] for key in ("files", "pixels")} == {"files": 5, "pixels": 5 * 72}
     assert list(done.as_json()["unreadable"]) == ["bad"] and done.as_json()["seconds"] > 0
     assert "5 class maps" in done.as_text() and "bad: no picture" in done.as_text()
     values = [int(cv2.imread(str(tmp_path / "out" / f"{i}.png"), cv2.IMREAD_COLOR_RGB)[0, 0, 0]) for i in range(5)]
     low, high = (item.rgb[0] for item in Threshold.card.classes)
     assert values == [low, low, low, high, high]
-    assert "sha of a+sha of b" in (tmp_path / "out" / "predictions.json").read_text()
+    record = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert (record["model"], record["engine"]) == ("sha of a+sha of b", "stand-in")
 
 
 @pytest.mark.parametrize("options", [{"tta": "d4"}, {"settings": ["predict.tta=d4"]}, {"tta": "d4", "settings": ["predict.tta=scales"]}])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,9 @@ from landseg.data import raster, world
 from landseg.inference import scenes
 from landseg.network.build import Normalisation, build
 from landseg.network.checkpoint import ModelCard, save_model
-from landseg.network.engine import TorchEngine
+from landseg.network.engine import Engine
+from landseg.network.lanes import LaneEngine
+from landseg.network.torch_engine import TorchEngine
 from landseg.verbs.predict import models_first, predict
 
 SMALL = "mobilenetv3_small_050"
@@ -76,10 +79,16 @@ def maps(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
+@pytest.fixture(scope="module", params=["onnx", "torch"])
+def settings(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """What holds of bytes holds on either engine."""
+    return (*SETTINGS, f"predict.engine={request.param}")
+
+
 @pytest.fixture(scope="module")
-def wanted(tmp_path_factory: pytest.TempPathFactory, model: Path, scene: Path) -> dict[str, bytes]:
+def wanted(tmp_path_factory: pytest.TempPathFactory, model: Path, scene: Path, settings: tuple[str, ...]) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("wanted")
-    predict(model, scene, folder / "out", confidence=True, settings=SETTINGS)
+    predict(model, scene, folder / "out", confidence=True, settings=settings)
     ids = raster.read(folder / "out" / "field_classes.tif")[0]
     assert len(np.unique(ids)) == 4, "a map that a difference would show in"
     return maps(folder / "out")
@@ -87,13 +96,21 @@ def wanted(tmp_path_factory: pytest.TempPathFactory, model: Path, scene: Path) -
 
 @pytest.mark.parametrize(("batch", "threads"), [(1, 1), (3, 2), (8, 1)])
 def test_bytes_depend_on_no_batch_and_no_number_of_cores(
-    tmp_path: Path, model: Path, scene: Path, wanted: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, batch: int, threads: int
+    tmp_path: Path,
+    model: Path,
+    scene: Path,
+    wanted: dict[str, bytes],
+    settings: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    batch: int,
+    threads: int,
 ) -> None:
-    monkeypatch.setattr("landseg.inference.scene.cores", lambda: threads)
+    for room in ("inference.scene", "network.lanes"):
+        monkeypatch.setattr(f"landseg.{room}.cores", lambda: threads)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        predict(model, scene, tmp_path / "out", confidence=True, settings=(*SETTINGS, f"predict.batch={batch}"))
+        predict(model, scene, tmp_path / "out", confidence=True, settings=(*settings, f"predict.batch={batch}"))
         assert torch.get_num_threads() == threads, "what the user has set is set again"
     finally:
         torch.set_num_threads(before)
@@ -102,12 +119,19 @@ def test_bytes_depend_on_no_batch_and_no_number_of_cores(
 
 @pytest.mark.parametrize("kill_at", [1, 4, 7])
 def test_a_kill_changes_no_byte(
-    tmp_path: Path, model: Path, scene: Path, wanted: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, kill_at: int
+    tmp_path: Path,
+    model: Path,
+    scene: Path,
+    wanted: dict[str, bytes],
+    settings: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    kill_at: int,
 ) -> None:
     calls = 0
-    plain = TorchEngine.logits
+    engine: Any = TorchEngine if "predict.engine=torch" in settings else LaneEngine
+    plain = engine.logits
 
-    def killed(self: TorchEngine, images: np.ndarray, scale: float = 1.0) -> np.ndarray:
+    def killed(self: Engine, images: np.ndarray, scale: float = 1.0) -> np.ndarray:
         nonlocal calls
         calls += 1
         if calls == kill_at:
@@ -115,20 +139,28 @@ def test_a_kill_changes_no_byte(
         return plain(self, images, scale)
 
     with monkeypatch.context() as patch:
-        patch.setattr(TorchEngine, "logits", killed)
+        patch.setattr(engine, "logits", killed)
         with pytest.raises(KeyboardInterrupt):
-            predict(model, scene, tmp_path / "out", confidence=True, settings=SETTINGS)
-    predict(model, scene, tmp_path / "out", confidence=True, settings=SETTINGS)
+            predict(model, scene, tmp_path / "out", confidence=True, settings=settings)
+    predict(model, scene, tmp_path / "out", confidence=True, settings=settings)
     assert maps(tmp_path / "out") == wanted
 
 
 @pytest.mark.parametrize(("row", "col", "height", "width"), [(0, 0, 1, 1), (60, 100, 31, 57), (149, 0, 1, 260), (20, 259, 130, 1)])
 def test_a_part_is_the_crop_of_the_whole(
-    tmp_path: Path, model: Path, scene: Path, wanted: dict[str, bytes], row: int, col: int, height: int, width: int
+    tmp_path: Path,
+    model: Path,
+    scene: Path,
+    wanted: dict[str, bytes],
+    settings: tuple[str, ...],
+    row: int,
+    col: int,
+    height: int,
+    width: int,
 ) -> None:
     left, top = PLACE @ (col, row)
     bounds = (left, top - height / 2, left + width / 2, top)
-    done = predict(model, scene, tmp_path / "part", bounds=bounds, confidence=True, settings=SETTINGS)
+    done = predict(model, scene, tmp_path / "part", bounds=bounds, confidence=True, settings=settings)
     assert done.pixels == height * width
     for name in ("field_classes.tif", "field_confidence.tif"):
         (tmp_path / name).write_bytes(wanted[name])
@@ -137,7 +169,7 @@ def test_a_part_is_the_crop_of_the_whole(
 
 
 @pytest.mark.parametrize("tta", ["d4", "scales"])
-def test_augmentation_and_ensembles_go_with_scenes(tmp_path: Path, model: Path, scene: Path, wanted: dict[str, bytes], tta: str) -> None:
+def test_augmentation_and_ensembles_go_with_scenes(tmp_path: Path, model: Path, scene: Path, tta: str) -> None:
     settings = ("predict.window=160", "predict.device=cpu")
     found = []
     for out, models in (("one", model), ("two", [model, model])):
@@ -158,12 +190,14 @@ def test_what_it_reports(tmp_path: Path, model: Path, scene: Path) -> None:
     assert "field_classes.tif: 0.0 Mpx" in text and "farmland" in text and " ha" in text and "no data" not in text
 
 
-def test_several_scenes_and_paths_of_gdal(tmp_path: Path, model: Path, scene: Path, wanted: dict[str, bytes]) -> None:
+def test_several_scenes_and_paths_of_gdal(
+    tmp_path: Path, model: Path, scene: Path, wanted: dict[str, bytes], settings: tuple[str, ...]
+) -> None:
     names = [str(scene), f"/vsisubfile/0_{scene.stat().st_size},{scene}"]
     models, inputs = models_first([str(model), *names])
     assert models == [model] and inputs == [scene, names[1]], "no slash is lost"
-    done = predict(model, [scene], tmp_path / "a", confidence=True, settings=SETTINGS)
-    again = predict(model, [names[1]], tmp_path / "b", confidence=True, settings=SETTINGS)
+    done = predict(model, [scene], tmp_path / "a", confidence=True, settings=settings)
+    again = predict(model, [names[1]], tmp_path / "b", confidence=True, settings=settings)
     assert [item.files[0].name for item in (*done.scenes, *again.scenes)] == ["field_classes.tif"] * 2
     assert maps(tmp_path / "a") == maps(tmp_path / "b") == wanted
     assert models_first([str(model), "https://host/a.tif"])[1] == ["https://host/a.tif"]
@@ -175,8 +209,10 @@ def test_wrong_arguments_are_one_line(tmp_path: Path, model: Path, scene: Path, 
     for inputs, options, words in [
         ([scene, tmp_path / "tiles"], {}, "it is no scene, but"),
         ([scene, tmp_path / "gone.tif"], {}, "it is not there, but"),
-        (tmp_path / "tiles", {"bounds": (0, 0, 1, 1)}, "--bounds: no scene is named"),
-        (tmp_path / "tiles", {"confidence": True}, "--confidence: no scene is named"),
+        (tmp_path / "tiles", {"bounds": (0, 0, 1, 1)}, r"--bounds: .*tiles holds tiles, a scene: .*one by one"),
+        (tmp_path / "tiles", {"confidence": True}, "--confidence: .*tiles holds tiles"),
+        (tmp_path / "gone.tif", {"confidence": True}, r"gone\.tif: it is not there"),
+        (tmp_path / "tiles", {"settings": ["predict.bands=[red,green,blue]"]}, "red, and the inputs are tiles"),
         (scene, {"bounds": (1.0, 2.0)}, "four: left bottom right top"),
         (scene, {"settings": ["predict.overlap=0.9"]}, "predict.overlap"),
         (scene, {"tta": "d8"}, "one of none, d4, scales"),

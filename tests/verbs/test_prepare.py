@@ -88,6 +88,13 @@ def test_the_competitions_zip(tmp_path: Path) -> None:
     assert (tmp_path / "data/images/T3.jpg").read_bytes() == entries["img_train/T3.jpg"]
 
 
+def test_one_source_needs_no_list(tmp_path: Path) -> None:
+    source = zip_of(tmp_path / "train.zip", pairs())
+    assert prepare(str(source), tmp_path / "data", classes=CLASSES).pairs == 4
+    with pytest.raises(LandsegError, match=r"no\.tif"):
+        prepare(str(tmp_path / "no.tif"), tmp_path / "cut", tile=64)
+
+
 def test_an_image_set(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = zip_of(tmp_path / "img_test.zip", {f"img_test/{i}.jpg": image_bytes() for i in range(3)})
     result = prepare([source], tmp_path / "test")

@@ -124,6 +124,20 @@ def test_a_resolution_is_made_while_cutting(tmp_path: Path) -> None:
     assert [scene.resolution_m for scene in result.scenes] == [pytest.approx(1.288)]
 
 
+def test_tiles_of_squashed_pixels_state_no_resolution_and_square_ones_do(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A model of them is then shown other scenes as they are; one that knows its resolution is shown squares."""
+    images, labels, made = write_world(tmp_path, count=1)
+    grid = Grid(96, 96, Affine(1e-5, 0, 10, 0, -1e-5, 60), CRS.from_epsg(4326))
+    raster.write(images[0], made[0].image, grid)
+    raster.write(labels[0], made[0].truth, grid)
+    options = {"labels": labels[0], "classes": NAMES, "tile": 32}
+    assert prepare(images, tmp_path / "own", **options).resolution_m is None  # type: ignore[arg-type]
+    assert "pixels 1.11 m high and 0.558 m wide, so its tiles show the ground squashed; --resolution 1.1 makes" in caplog.text
+    caplog.clear()
+    result = prepare(images, tmp_path / "square", resolution=1.0, **options)  # type: ignore[arg-type]
+    assert result.resolution_m == 1.0 and open_dataset(tmp_path / "square").info.resolution_m == 1.0 and "squashed" not in caplog.text
+
+
 def test_split_keeps_scenes_whole(tmp_path: Path) -> None:
     write_world(tmp_path, count=4, size=64)
     data = tmp_path / "data"
@@ -231,6 +245,22 @@ def test_bands_in_another_order_are_not_mixed(tmp_path: Path) -> None:
     prepare(images, tmp_path / "data", tile=48, settings=["cut.bands=[red]"])
     with rasterio.open(tmp_path / "data" / "images" / "north_1" / "0000_0000.tif") as tile:
         assert (tile.read(1) == made[1].image[:48, :48, 1]).all()
+
+
+def test_bands_are_chosen_by_wavelength_whatever_their_order(tmp_path: Path) -> None:
+    images, _, made = write_world(tmp_path)
+    for path, centres in zip(images, ((664.6, 559.8, 842.0), (0.5602, 0.8425, 0.6646)), strict=True):
+        with rasterio.open(path, "r+") as scene:
+            scene.colorinterp = [rasterio.enums.ColorInterp.undefined] * 3
+            for number, centre in enumerate(centres, 1):
+                scene.update_tags(number, wavelength=centre, wavelength_units="nm" if centre > 1 else "Micrometers")
+    result = prepare(images, tmp_path / "data", tile=96, settings=["cut.bands=[665nm,0.56um]"])
+    assert result.bands == open_dataset(tmp_path / "data").info.bands == ("665nm", "560nm")
+    for name, item, order in (("north_0", made[0], [0, 1]), ("north_1", made[1], [2, 0])):
+        with rasterio.open(tmp_path / "data" / "images" / name / "0000_0000.tif") as tile:
+            assert (np.moveaxis(tile.read(), 0, 2) == item.image[:, :, order]).all()
+    with pytest.raises(LandsegError, match=r"north_0\.tif: no band at 490 nm, the nearest is 2 at 559\.8 nm"):
+        prepare(images, tmp_path / "blue", tile=96, settings=["cut.bands=[490nm]"])
 
 
 def test_a_set_is_replaced_only_when_asked_and_cut_the_same_again(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,8 @@ import pytest
 import torch
 
 from landseg.core.classes import make_classes
+from landseg.core.config import load_recipe
+from landseg.core.errors import LandsegError
 from landseg.core.settings import ModelConfig
 from landseg.data.dataset import Dataset, DatasetInfo, open_dataset, write_info
 from landseg.data.pack import open_tiles
@@ -17,6 +21,7 @@ from landseg.data.statistics import Ranges, band_statistics
 from landseg.network.build import Normalisation, build, encoder_normalisation
 from landseg.network.checkpoint import ModelCard, save_model
 from landseg.splitting.assignment import Placed, Split, write_split
+from landseg.training.loop import Loop, Position
 from landseg.verbs import preview as preview_verb
 from landseg.verbs.preview import preview
 from landseg.verbs.train import normalisation_of, train
@@ -147,3 +152,41 @@ def test_a_random_encoder_is_not_frozen_without_a_word(
     with caplog.at_level(logging.WARNING, "landseg"):
         train(divided, tmp_path / "run", recipe="tiny", settings=[*BRIEF, f"model.weights={source}", f"train.freeze={freeze}"])
     assert ("train.freeze=0.5: model.weights is none" in caplog.text) is is_told
+
+
+def test_a_run_may_be_resumed_with_another_on_nan_and_keeps_it(divided: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def noting(self: Loop, _run: object, *, resume: bool) -> Position:
+        seen.append(self.settings.on_nan)
+        return self.at
+
+    monkeypatch.setattr(Loop, "run", noting)
+    run = tmp_path / "run"
+    train(divided, run, recipe="tiny", settings=BRIEF)
+    (run / "state").mkdir()
+    (run / "state" / "step-000000001.state").touch()
+    train(divided, run, settings=["train.on_nan=skip"], resume=True)
+    train(divided, run, resume=True)
+    assert seen == ["stop", "skip", "skip"] and load_recipe(run / "recipe.yaml").train.on_nan == "skip"
+    with pytest.raises(LandsegError, match=r"begun with other settings \(train\.lr 0\.003 → 0\.1\)"):
+        train(divided, run, settings=["train.lr=0.1", "train.on_nan=rollback"], resume=True)
+    assert load_recipe(run / "recipe.yaml").train.on_nan == "skip"
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="a signal that Windows has not")
+def test_sigusr1_before_training_begins_is_said_and_ends_nothing(
+    divided: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = signal.getsignal(signal.SIGUSR1)
+
+    def knocking(*arguments: object, **options: object) -> object:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return open_tiles(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("landseg.verbs.train.open_tiles", knocking)
+    monkeypatch.setattr(Loop, "run", lambda self, _run, *, resume: self.at)
+    with caplog.at_level(logging.INFO, "landseg"):
+        train(divided, tmp_path / "run", recipe="tiny", settings=BRIEF)
+    assert caplog.text.count("there is nothing to save") == 1
+    assert signal.getsignal(signal.SIGUSR1) == before

@@ -140,29 +140,38 @@ def train(is_preview: bool, **arguments: Any) -> Result:
 
         arguments.pop("overwrite")  # nothing of a run is replaced
         return preview(**arguments)
+    from landseg.verbs.launch import launch
+
+    launch(arguments["out"], arguments["recipe"], arguments["settings"], resume=arguments["resume"])
     from landseg.verbs.train import train as verb
 
     return verb(**arguments)
 
 
-@main.command(short_help="Score a model, with intervals and a report.")
-@click.argument("model", nargs=-1, required=True)
-@click.argument("data")
+@main.command(short_help="Score a model with intervals and a report, or a map.")
+@click.argument("paths", metavar="MODEL... DATA | MAP", nargs=-1, required=True)
 @click.option("--split", metavar="NAME", help="Which split. [default: the only one]")
 @click.option("--part", type=click.Choice(["train", "val", "test", "all"]), default="val", show_default=True, help="Which part is scored.")
-@click.option("--require", metavar="SCORE=LEAST", help="A gate, such as miou=0.7: exit code 3 below it.")
+@click.option("--require", metavar="SCORE=LEAST", help="A gate, such as miou=0.7, or f1=0.5 of a map: exit code 3 below it.")
 @runs_model
 @click.option("--out", metavar="DIR", help="Where the report goes. [default: report, or report-d4 and so on, in the model's folder]")
+@click.option("--against", metavar="PARCELS", help="Score MAP against these polygons or this raster; --out then takes its objects.")
 @common(overwrite=False)
-def evaluate(**arguments: Any) -> Result:
-    """Score a model, or several as an ensemble, on a part of DATA.
+def evaluate(paths: tuple[str, ...], **arguments: Any) -> Result:
+    """Score a model, or several as an ensemble, on a part of DATA; or a MAP against reference PARCELS.
 
     The result is a table of scores with 95 % intervals, and report/report.html with curves, confusion and tiles. With --tta or several
     models each is scored alone and plain too: the table then says what is gained and what it costs.
+
+    A MAP is a class raster or a layer of polygons. The result is a line a class: objects found and missed, F1 at IoU 0.5, panoptic
+    quality, over- and under-segmentation, outlines; of two rasters also the scores of their pixels. Name the class column of PARCELS with
+    --set score.class_column=C, unless it is class_name; the tolerance of outlines with --set score.tolerance_m=T.
     """
     from landseg.verbs.evaluate import evaluate as verb
 
-    return verb(**arguments)
+    is_model = arguments["against"] is None and len(paths) > 1
+    result: Result = verb(paths[:-1], paths[-1], **arguments) if is_model else verb(paths, **arguments)
+    return result
 
 
 @main.command(short_help="Predict tiles or whole scenes into class maps.")
@@ -187,6 +196,26 @@ def predict(**arguments: Any) -> Result:
     return verb(models, inputs, **arguments)
 
 
+@main.command(short_help="A model as files for other programs: ONNX, OpenVINO.")
+@click.argument("model")
+@click.option("--to", type=click.Choice(["onnx", "openvino"]), default="onnx", show_default=True, help="The format.")
+@click.option("--out", required=True, metavar="DIR", help="The folder to write.")
+@click.option("--int8", metavar="DATA", help="Compute in 8 bits; ranges and the loss of mIoU are measured on val of this data set.")
+@click.option("--split", metavar="NAME", help="Which split of DATA. [default: the only one]")
+@click.option("--max-loss", type=click.FloatRange(0, 1), default=0.01, show_default=True, help="Loss of mIoU above which int8 is refused.")
+@common(settings=False)
+def export(**arguments: Any) -> Result:
+    """Write a trained model as files that other programs run; nothing is kept that does not agree with the model as it was trained.
+
+    The result is DIR: the network (normalisation inside, any batch, height and width), model.json with classes, colours and bands, a STAC
+    Item with the Machine Learning Model extension, README.md; of 8-bit images also qgis.onnx for QGIS's plugin Deepness. DIR is itself a
+    model for every command. With --int8 what it costs and gains is printed; exit code 3 when it loses too much.
+    """
+    from landseg.verbs.export import export as verb
+
+    return verb(**arguments)
+
+
 @main.command(short_help="Build or lint a competition zip.")
 @click.argument("predictions", required=False)
 @click.option("--images", required=True, metavar="TEST", help="The test images: dataset folder, folder or zip.")
@@ -206,14 +235,19 @@ def submit(**arguments: Any) -> Result:
 
 @main.command(short_help="Polygons of a class raster, without gaps or overlaps.")
 @click.argument("classes", metavar="CLASSES.tif")
-@click.option("--out", required=True, metavar="PARCELS.gpkg", help="The layer: .gpkg, .parquet, .fgb or .geojson; a .qml comes beside it.")
+@click.option(
+    "--out", required=True, metavar="PARCELS.gpkg", help="The layer: .gpkg, .parquet, .fgb or .geojson; a .qml and an .html come beside it."
+)
 @click.option("--min-area-m2", type=float, default=0.0, metavar="A", help="Give smaller areas to their neighbours. [default: keep all]")
 @click.option("--tolerance-m", type=float, default=0.0, metavar="T", help="Simplify borders by about this much. [default: pixel edges]")
+@click.option("--smooth", is_flag=True, help="Take the stairs of the pixels out of borders between parcels; areas stay.")
+@click.option("--scene", metavar="SCENE.tif", help="The ground that the page shows beneath the parcels. [default: none]")
 @common(settings=False)
 def parcels(**arguments: Any) -> Result:
     """Make polygons of a class raster: neighbours share their borders, nothing is left out and nothing is covered twice.
 
     The result is a layer with one polygon a parcel: class_id, class_name, area_m2, perimeter_m (on the ellipsoid) and confidence.
+    Beside it lies a page that shows them: classes, borders and, with --scene, the ground, with a legend and the figures of each parcel.
     """
     from landseg.verbs.parcels import parcels as verb
 

@@ -13,6 +13,8 @@ from typing import Any, Protocol, TypeVar
 
 import click
 
+from landseg.core import processes
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -66,7 +68,7 @@ def common(*, settings: bool = True, overwrite: bool = True) -> Callable[[F], F]
             log_to_stderr(verbose or debug)
             if "set_" in arguments:
                 arguments["settings"] = arguments.pop("set_")
-            _finish(lambda: command(**arguments), as_json=as_json, debug=debug)
+            _finish(lambda: _alone_or_shared(command)(**arguments), as_json=as_json, debug=debug)
 
         options: list[Callable[[Any], Any]] = []
         if settings:
@@ -89,30 +91,54 @@ def common(*, settings: bool = True, overwrite: bool = True) -> Callable[[F], F]
     return decorate
 
 
+def _alone_or_shared(command: F) -> F:
+    """The command, unless several processes were started for one that would do the same work in each of them.
+
+    Raises:
+        LandsegError: They were.
+    """
+    from landseg.core.errors import LandsegError
+
+    if processes.count() > 1 and command.__name__ != "train":
+        name = command.__name__.replace("_", "-")
+        found = f"{processes.count()} processes of `landseg {name}`"
+        raise LandsegError("torchrun", found, "one: `train` alone shares its work", "the same command without torchrun")
+    return command
+
+
 def _finish(work: Callable[[], Result], *, as_json: bool, debug: bool) -> None:
     """Run a verb, print its result, and end with the contract's exit code."""
     from landseg.core.errors import LandsegError
 
     try:
         result = work()
-        click.echo(json.dumps(result.as_json(), ensure_ascii=False) if as_json else result.as_text())
+        if processes.is_first():
+            click.echo(json.dumps(result.as_json(), ensure_ascii=False) if as_json else result.as_text())
     except LandsegError as error:
         if debug:
             traceback.print_exc()
         if error.result is not None:
             click.echo(json.dumps(error.result.as_json(), ensure_ascii=False) if as_json else error.result.as_text())
-        click.echo(f"landseg: {error}", err=True)
+        click.echo(f"{_name()}: {error}", err=True)
         sys.exit(3 if error.is_gate else 2)
     except KeyboardInterrupt:
-        click.echo("landseg: interrupted", err=True)
+        if processes.is_first():
+            click.echo("landseg: interrupted", err=True)
         sys.exit(130)
     except BrokenPipeError:
         # The reader of stdout has gone (`| head`); Python would complain once more when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _name() -> str:
+    """Who says what went wrong."""
+    return "landseg" if processes.is_first() else f"landseg (process {processes.number()} of {processes.count()})"
+
+
 def log_to_stderr(verbose: bool) -> None:
     handler = logging.StreamHandler()
+    if not processes.is_first():
+        handler.setLevel(logging.ERROR)  # the first one says what all of them do
     handler.setFormatter(logging.Formatter("%(message)s"))
     log = logging.getLogger("landseg")
     log.handlers[:] = [handler]

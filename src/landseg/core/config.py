@@ -15,6 +15,12 @@ from pydantic import ValidationError
 from landseg.core.errors import LandsegError
 from landseg.core.settings import Recipe
 
+_GONE = {
+    "train.accumulate": "train.effective_batch says how many tiles a step learns from: train.batch times what train.accumulate was",
+    "loss.name": "each term has its weight now: loss.cross_entropy, loss.lovasz, loss.dice, loss.tversky, loss.focal",
+}
+"""Settings that recipes of before may have, and what took their place."""
+
 
 def load_recipe(recipe: str | Path | None = None, settings: Sequence[str] = ()) -> Recipe:
     """Resolve the settings: defaults, then a recipe, then single settings.
@@ -242,6 +248,8 @@ def _tuples(value: Any) -> Any:
 
 def _unknown(origin: str, parts: Sequence[str]) -> LandsegError:
     key = ".".join(parts)
+    if key in _GONE:
+        return LandsegError(origin, f"{key} is a setting no more", "a key of the recipe", _GONE[key])
     known = [name for name, *_ in fields()] + list(Recipe.model_fields)
     near = difflib.get_close_matches(key, known, 1, 0.5) or [name for name in known if name.endswith(f".{parts[-1]}")][:1]
     hint = f"did you mean {near[0]}?" if near else "`landseg recipe show default` lists every setting"

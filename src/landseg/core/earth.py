@@ -37,6 +37,10 @@ _POLAR = np.radians(80)
 _PIECES = 5000
 """Most pieces that the longest edge of a layer is cut into."""
 
+SQUARE = 0.1
+"""Share by which the sides of a pixel may differ on the ground and still count as equal: as much as a scene's resolution may from a
+model's. Pixels of equal degrees are square by this up to 24° of latitude."""
+
 _AT_ONCE = 1 << 20
 """Vertices measured at a time."""
 
@@ -110,6 +114,19 @@ def pixel_frame_m(grid: Grid) -> np.ndarray:
     if not np.isfinite(frame).all() or abs(np.linalg.det(frame)) == 0:
         raise LandsegError("the raster's grid", "its middle lies on no ground", "a transform that fits its CRS", "mend its georeference")
     return frame
+
+
+def pixel_size_m(grid: Grid) -> tuple[float, float] | None:
+    """Height and width in metres on the ground of a pixel in the middle of the grid; None where the grid has no place on the globe."""
+    if not has_ground(grid):
+        return None
+    wide, high = np.hypot(*pixel_frame_m(grid)).tolist()
+    return high, wide
+
+
+def is_square(size_m: tuple[float, float]) -> bool:
+    """Whether a pixel of this height and width counts as square."""
+    return max(size_m) <= (1 + SQUARE) * min(size_m)
 
 
 def resolution_m(grid: Grid) -> float | None:

@@ -191,7 +191,7 @@ class Page:
         return (
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light dark">\n'
-            f"<title>{escape(self.title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+            f"<title>{escape(self.title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
             f"<header><h1>{escape(self.title)}</h1>{subtitle}{nav}</header>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
         )
 
@@ -302,7 +302,7 @@ def _html(text: Text) -> str:
     return str(text) if isinstance(text, Markup) else escape(text)
 
 
-_STYLE = """
+STYLE = """
 :root{--paper:#fcfbf8;--card:#fff;--ink:#1d2b2a;--muted:#66716f;--line:#e4e2da;--accent:#2f7a68;--alarm:#c2502e;
 --hit:47 122 104;--miss:203 92 54;--deep:#fff;--warn:#fbf1dc;
 --font:"Inter","Segoe UI",system-ui,-apple-system,"Helvetica Neue","Noto Sans","Noto Sans SC","Noto Sans CJK SC","PingFang SC",

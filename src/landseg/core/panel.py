@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, TextIO
 
+from landseg.core.processes import is_first
 from landseg.core.progress import clock, shown_by
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class Panel:
         self.is_up = False
 
     def __enter__(self) -> Panel:
-        if self._console is None and not sys.stderr.isatty():
+        if self._console is None and not (sys.stderr.isatty() and is_first()):
             return self
         # Imported here: a tenth of a second that only a run on a terminal should take.
         from rich.console import Console

@@ -15,6 +15,8 @@ from typing import TypeVar
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from landseg.core.processes import is_first
+
 log = logging.getLogger("landseg")
 
 QUIET_S = 2.0
@@ -50,6 +52,9 @@ def progress(items: Iterable[T], what: str, total: int | None = None, unit: str 
         for done, item in enumerate(items):
             display(what, done, total)
             yield item
+        return
+    if not is_first():  # of several processes that do the same, one speaks
+        yield from items
         return
     if sys.stderr.isatty():
         yield from tqdm(items, desc=what, total=total, unit=f" {unit}", delay=QUIET_S, leave=False, dynamic_ncols=True)

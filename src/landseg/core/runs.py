@@ -118,6 +118,27 @@ class Run:
         self._lock.close()
 
 
+class Onlooker:
+    """A run folder that another process of the same run writes; nothing is written through this."""
+
+    lines = 0
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def cut_back(self, lines: int) -> None:
+        """Nothing."""
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def sync(self) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 class _LogFile(logging.FileHandler):
     """`log.txt`; a line that a full disk does not take is no reason to print a traceback: the person has it on stderr."""
 

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from landseg.core.section import Section
+from landseg.core.settings_augment import AugmentConfig
+
+__all__ = [
+    "NETWORKS",
+    "AugmentConfig",
+    "CutConfig",
+    "DataConfig",
+    "LossConfig",
+    "ModelConfig",
+    "PredictConfig",
+    "Recipe",
+    "SampleConfig",
+    "ScoreConfig",
+    "TrainConfig",
+]
 
 NETWORKS = ("deeplabv3plus", "unet", "unetplusplus", "fpn", "pspnet", "linknet", "manet", "pan", "upernet", "segformer", "dpt")
-
-
-class Section(BaseModel):
-    """A part of a recipe: immutable, no unknown keys, no silent conversion of types."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class ModelConfig(Section):
@@ -91,6 +102,12 @@ class TrainConfig(Section):
         0.02, ge=0, lt=1, description="share of the run in which the learning rate rises, from a tenth of the highest; not in one_cycle"
     )
     clip: float | None = Field(None, gt=0, description="largest norm of the gradient; null does not clip")
+    on_nan: Literal["stop", "skip", "rollback"] = Field(
+        "stop",
+        description="what becomes of a step whose loss or gradients are NaN or infinite: stop ends the run and keeps its last state; skip "
+        "leaves the step out, and ten in a row end the run; rollback goes back to the last state at half the learning rate, three times "
+        "at most",
+    )
     ema: float | None = Field(
         None, gt=0, lt=1, description="decay a step of the weights' moving average that is validated and kept; null keeps the weights"
     )
@@ -113,8 +130,17 @@ class TrainConfig(Section):
     precision: Literal["auto", "32", "bf16", "16"] = Field(
         "auto", description="arithmetic: 32, bf16 or 16 bits; auto takes bf16 on a GPU that has it, else 32"
     )
-    compile: bool = Field(False, description="compile the network with torch.compile (needs a C++ compiler; pays on runs of many steps)")
+    compile: bool = Field(
+        False,
+        description="compile the network with torch.compile (needs a C++ compiler, on a GPU Triton; pays on runs of many steps); where "
+        "that fails, training says so and goes on uncompiled",
+    )
     device: str = Field("auto", description="auto | cpu | cuda | cuda:1 | mps")
+    devices: int | Literal["auto"] = Field(
+        1,
+        description="processes that share each step on this machine, each with a GPU of its own, or all on its CPU; auto starts one a GPU; "
+        "under torchrun, 1 and auto take as many as it started",
+    )
 
     @property
     def step_tiles(self) -> int:
@@ -135,6 +161,13 @@ class TrainConfig(Section):
             raise ValueError("1 to 65536 tiles, or auto")
         return value
 
+    @field_validator("devices")
+    @classmethod
+    def _some_processes(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and not 1 <= value <= 1024:
+            raise ValueError("1 to 1024 processes, or auto")
+        return value
+
     @field_validator("precision", mode="before")
     @classmethod
     def _bits(cls, value: object) -> object:
@@ -145,7 +178,9 @@ class CutConfig(Section):
     """How `prepare` cuts scenes into tiles."""
 
     bands: tuple[int | str, ...] | None = Field(
-        None, min_length=1, description="bands of the scenes to keep, in this order, by number from 1 or by name; null keeps all"
+        None,
+        min_length=1,
+        description="bands of scenes to keep, in order: by number from 1, name (red) or wavelength (665nm: nearest, within 3 %); null: all",
     )
     nodata: float | None = Field(
         None, description="the value that means missing in bands of scenes that state none themselves, in the file's own units"
@@ -167,63 +202,12 @@ class DataConfig(Section):
 
     pack: bool = Field(True, description="decode all tiles once into a memory-mapped file; false decodes them anew each epoch")
     workers: int | None = Field(None, ge=1, description="threads that decode; null uses every core")
-
-
-class AugmentConfig(Section):
-    """Random changes to each training tile, drawn for it alone; image and label move together.
-
-    A key that ends a share is the share of tiles so changed; strengths of colour are in the deviations by which the network's first layer
-    divides each band, so that they mean the same for photographs and for 16-bit sensors: those of the train part, or those that the
-    pretrained weights bring along (ImageNet's, of 8-bit red, green and blue).
-    """
-
-    flips: bool = Field(True, description="left-right and up-down flips, each with probability one half")
-    quarter_turns: bool = Field(True, description="rotation by 0, 90, 180 or 270 degrees (square tiles; others turn by 180)")
-    warp: float = Field(
-        1.0, ge=0, le=1, description="share of tiles that are rotated, scaled, stretched, sheared and shifted as the next keys allow"
+    residency: Literal["auto", "device", "host", "disk"] = Field(
+        "auto",
+        description="where the training tiles lie during a run: device (copied to the GPU once), host (read into memory once) or disk (the "
+        "pack, read ahead); on an NVIDIA GPU auto takes the first of these where they fill half of what is free at most, elsewhere "
+        "disk; batches are the same",
     )
-    rotation_deg: float = Field(
-        0.0, ge=0, le=180, description="largest rotation in degrees, drawn evenly; what it exposes becomes the ignore index"
-    )
-    scale: tuple[float, float] = Field(
-        (1.0, 1.0), description="smallest and largest factor by which the ground is shown larger, drawn evenly by its logarithm"
-    )
-    aspect: float = Field(1.0, ge=1, le=4, description="largest ratio by which one side is stretched against the other")
-    shear_deg: float = Field(0.0, ge=0, le=45, description="largest shear in degrees, drawn evenly")
-    shift: float = Field(0.0, ge=0, le=1, description="largest shift along either side, as a share of its length, drawn evenly")
-    blur: float = Field(0.0, ge=0, le=1, description="share of tiles that are blurred (Gaussian, sigma 0.5 to 1.5 pixels)")
-    sharpen: float = Field(0.0, ge=0, le=1, description="share of tiles that are sharpened (unsharp mask)")
-    noise: float = Field(0.0, ge=0, le=1, description="share of tiles with noise added to each pixel and band")
-    haze: float = Field(0.0, ge=0, le=1, description="share of tiles under a haze that varies smoothly over the tile")
-    shadow: float = Field(0.0, ge=0, le=1, description="share of tiles in which a half-plane or strip is darkened, as by a cloud")
-    brightness: float = Field(0.0, ge=0, le=4, description="largest shift of all bands together, in standard deviations")
-    contrast: float = Field(
-        0.0, ge=0, lt=4, description="contrast is multiplied by a factor between 1/(1+contrast) and 1+contrast, about the tile's mean"
-    )
-    tint: float = Field(0.0, ge=0, le=4, description="largest shift of each band by itself, in standard deviations")
-    gamma: float = Field(0.0, ge=0, lt=4, description="values are raised to a power between 1/(1+gamma) and 1+gamma of their range")
-    saturation: float = Field(
-        0.0, ge=0, lt=4, description="differences between bands are multiplied by a factor between 1/(1+saturation) and 1+saturation"
-    )
-    hue_deg: float = Field(0.0, ge=0, le=180, description="largest turn of the hue in degrees (images of red, green and blue alone)")
-    band_dropout: float = Field(0.0, ge=0, le=1, description="share of tiles in which one band, drawn at random, is replaced by its mean")
-    cutout: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="share of tiles that lose a rectangle of up to a quarter of their area: its label becomes the ignore index",
-    )
-    class_mix: float = Field(
-        0.0, ge=0, le=1, description="share of tiles into which the pixels of half of the classes of another tile are copied, labels too"
-    )
-    cut_mix: float = Field(0.0, ge=0, le=1, description="share of tiles into which a rectangle of another tile is copied, label too")
-
-    @field_validator("scale")
-    @classmethod
-    def _rising(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not 0.1 <= value[0] <= value[1] <= 10:
-            raise ValueError("two factors between 0.1 and 10, the smaller one first")
-        return value
 
 
 class SampleConfig(Section):
@@ -296,7 +280,16 @@ class PredictConfig(Section):
 
     batch: int = Field(16, ge=1, description="tiles a step of the network; scenes go in steps of a fixed size, for the same bytes")
     device: str = Field("auto", description="auto | cpu | cuda | cuda:1 | mps")
-    bands: tuple[int, ...] | None = Field(None, description="which bands of each image to use, counted from 1; null uses all")
+    engine: Literal["auto", "torch", "onnx", "openvino"] = Field(
+        "auto",
+        description="what runs the network: torch | onnx (ONNX Runtime, CPU alone) | openvino (CPU alone; pip install landseg[openvino]); "
+        "auto takes torch on a GPU and onnx on a CPU, or torch there too for a network that cannot be converted",
+    )
+    bands: tuple[int | str, ...] | None = Field(
+        None,
+        description="which bands of each image to use, by number from 1, of scenes also by name (red) or by wavelength (665nm); null uses "
+        "all, or those of a scene that are called as the model's",
+    )
     tta: Literal["none", "d4", "scales"] = Field(
         "none",
         description="test-time augmentation: the mean of the probabilities over the eight flips and quarter turns (d4), or over those of "
@@ -315,6 +308,56 @@ class PredictConfig(Section):
     exact: bool = Field(False, description="refuse a scene of another resolution than the model's, which is otherwise resampled for it")
 
 
+class ScoreConfig(Section):
+    """How a map is scored against a reference (`landseg evaluate MAP --against PARCELS`)."""
+
+    classes: tuple[str, ...] | None = Field(None, description="names of the classes that are scored; null scores all of the reference")
+    class_column: str | None = Field(
+        None,
+        min_length=1,
+        description="the column that tells the class of the reference's polygons, and of the map's where it has that column; null reads "
+        "class_name, or takes all polygons for one class where there is none",
+    )
+    tolerance_m: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="metres within which outlines agree; null takes two pixels of the map, of the reference where that alone is a raster, "
+        "or 1 m",
+    )
+    only: str | None = Field(
+        None,
+        description="the class of all polygons of a layer without class column, by name or number; null takes the other side's only class, "
+        "one that is called background or other aside",
+    )
+    map_extent: Literal["auto", "open", "bounds", "covered"] = Field(
+        "auto",
+        description="what ground a map that is a vector layer knows: all, so that what it does not show is not there (open), the rectangle "
+        "round its features (bounds), or what its polygons cover (covered); auto is covered for a layer of `landseg parcels` that fills "
+        "nine tenths of its hull, else open; a raster knows its valid pixels",
+    )
+    reference_extent: Literal["auto", "open", "bounds", "covered"] = Field(
+        "auto", description="the same of a reference that is a vector layer; beyond it the map's objects are not counted as extra"
+    )
+    block_m: float | None = Field(
+        None,
+        gt=0,
+        description="metres along the edge of the blocks of ground that are drawn again for 95 % intervals; null takes an eighth of the "
+        "longer side of the ground with scored objects, or four times the median object where that is larger",
+    )
+    objects: bool = Field(True, description="score objects too where map and reference are both rasters; false counts pixels alone")
+
+    @field_validator("only", "class_column", mode="before")
+    @classmethod
+    def _number(cls, value: object) -> object:
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value  # a class number, a column called 2024
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _one(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+
 class Recipe(Section):
     """Every setting of landseg."""
 
@@ -326,6 +369,7 @@ class Recipe(Section):
     augment: AugmentConfig = AugmentConfig()
     loss: LossConfig = LossConfig()
     predict: PredictConfig = PredictConfig()
+    score: ScoreConfig = ScoreConfig()
 
     @model_validator(mode="after")
     def _ends(self) -> Recipe:

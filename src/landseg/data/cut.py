@@ -18,11 +18,12 @@ import numpy as np
 from affine import Affine
 
 from landseg.core.classes import IGNORE_INDEX, LandClass, palette
-from landseg.core.earth import pixel_frame_m
+from landseg.core.earth import pixel_size_m
 from landseg.core.errors import LandsegError
 from landseg.core.grid import Grid, Window
 from landseg.core.progress import parallel_map, progress
 from landseg.core.settings import CutConfig
+from landseg.data.bands import chosen_bands
 from landseg.data.raster import Scene, write
 
 NO_IMAGE, NO_LABEL = "too little of the image", "too little that is labelled"
@@ -30,6 +31,9 @@ NO_IMAGE, NO_LABEL = "too little of the image", "too little that is labelled"
 
 _PIECE = 2048
 """Pixels of the scene an edge that are resampled at a time."""
+
+KEY = "cut.bands"
+"""The setting that chooses bands."""
 
 OWN = 0.01
 """A resolution that differs from the scene's own by less than this share is taken as its own. The metres of UTM differ from those on the
@@ -81,12 +85,13 @@ def factor_of(scene: Scene, resolution_m: float | None) -> Factor:
     """
     if resolution_m is None:
         return _SAME
-    if scene.resolution_m is None:
+    size_m = pixel_size_m(scene.grid)
+    if size_m is None:
         raise LandsegError(
             scene.path, "it has no place on earth, so its metres are unknown", "a CRS and a transform",
             "assign them, or cut it without --resolution",
         )  # fmt: skip
-    wide, high = np.hypot(*pixel_frame_m(scene.grid)).tolist()
+    high, wide = size_m
     factor = resolution_m / high, resolution_m / wide
     if min(factor) < 1 / FINEST:
         raise LandsegError(
@@ -108,7 +113,7 @@ def tiles_of(scene: Scene, labels: Labels | None, size: int, factor: Factor, con
         config: Bands, and which tiles are dropped.
         counts: Is added to.
     """
-    bands = chosen_bands(scene, config.bands)
+    bands = chosen_bands(scene, config.bands, KEY)
     grid = cut_grid(scene.grid, factor)
     for row in range(0, grid.height, size):
         for col in range(0, grid.width, size):
@@ -172,26 +177,6 @@ def cut_grid(grid: Grid, factor: Factor) -> Grid:
     height, width = (max(1, round(length / step)) for length, step in zip(grid.shape, factor, strict=True))
     down, across = factor
     return Grid(height, width, grid.transform @ Affine.scale(across, down), grid.crs)
-
-
-def chosen_bands(scene: Scene, bands: Sequence[int | str] | None) -> list[int]:
-    """Numbers of the bands to keep.
-
-    Raises:
-        LandsegError: The scene has no such band, or several of that name.
-    """
-    if bands is None:
-        return list(range(1, scene.bands + 1))
-    names = [(name or "").casefold() for name in scene.names]
-    numbers = []
-    for band in bands:
-        places = [i for i, name in enumerate(names, 1) if name == band.casefold()] if isinstance(band, str) else [band]
-        if len(places) != 1 or not 1 <= places[0] <= scene.bands:
-            known = ", ".join(f"{i} {name}" if name else str(i) for i, name in enumerate(scene.names, 1))
-            found = f"{len(places) or 'no'} band{'s' * (len(places) > 1)} {band}"
-            raise LandsegError(scene.path, found, f"one of {known}", "mend cut.bands")
-        numbers += places
-    return numbers
 
 
 def _filled(scene: Scene, grid: Grid, window: Window, factor: Factor, bands: list[int]) -> tuple[np.ndarray, np.ndarray]:

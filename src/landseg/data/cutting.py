@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from landseg.core.classes import IGNORE_INDEX, ClassList, LandClass, lookup_table, make_classes
+from landseg.core.earth import is_square, pixel_size_m
 from landseg.core.errors import LandsegError
 from landseg.core.settings import CutConfig
+from landseg.data.bands import chosen_bands, chosen_names
 from landseg.data.burn import Burner, class_codes, class_values
-from landseg.data.cut import Labels, chosen_bands, factor_of, write_tiles
+from landseg.data.cut import KEY, Factor, Labels, factor_of, write_tiles
 from landseg.data.label_rasters import CODES, RasterLabels, SeveralLabels, codes_in, shifted
 from landseg.data.pairing import LabelFiles, SceneFile
 from landseg.data.raster import Scene, open_scene
@@ -67,7 +69,7 @@ class SceneCut:
         path: As it was given.
         tiles: Kept.
         dropped: Why → tiles.
-        resolution_m: Metres a pixel of its tiles; None where unknown.
+        resolution_m: Metres a pixel of its tiles; None where unknown, and where they are not square on the ground.
         labels: The files its labels came from.
     """
 
@@ -129,7 +131,7 @@ def check_scenes(scenes: Sequence[SceneFile], config: CutConfig) -> None:
     names: tuple[str, ...] = ()
     for item in scenes:
         with open_scene(item.path, nodata=config.nodata) as scene:
-            kind = (item.path, len(chosen_bands(scene, config.bands)), scene.dtype)
+            kind = (item.path, len(chosen_bands(scene, config.bands, KEY)), scene.dtype)
             own = _band_names(scene, config)
         first, names = first or kind, names or own
         if own != names and sorted(own) == sorted(names):
@@ -172,7 +174,7 @@ def cut_scenes(
             labels = None if meaning is None else _labels_of(item, scene, meaning, config, stack)
             classes = () if meaning is None else meaning.classes
             counts = write_tiles(scene, labels, item.name, folder, size=size, factor=factor, config=config, classes=classes)
-            own = None if scene.resolution_m is None else scene.resolution_m * math.sqrt(math.prod(factor))
+            own = _tile_resolution(scene, factor)
             bands, dtype = bands or _band_names(scene, config), scene.dtype
         images |= counts.images
         pixels += counts.pixels
@@ -186,6 +188,21 @@ def cut_scenes(
             "choose a smaller --tile, or lower cut.min_valid and cut.min_labelled",
         )  # fmt: skip
     return done
+
+
+def _tile_resolution(scene: Scene, factor: Factor) -> float | None:
+    """Metres a pixel of a scene's tiles; None where they are not square: predictions are resampled to squares of this size."""
+    size_m = pixel_size_m(scene.grid)
+    if size_m is None:
+        return None
+    high, wide = (length * step for length, step in zip(size_m, factor, strict=True))
+    if is_square((high, wide)):
+        return math.sqrt(high * wide)
+    log.warning(
+        "%s: pixels %.3g m high and %.3g m wide, so its tiles show the ground squashed; --resolution %.2g makes them square",
+        scene.path, high, wide, max(high, wide),
+    )  # fmt: skip
+    return None
 
 
 def _labels_of(item: SceneFile, scene: Scene, meaning: Meaning, config: CutConfig, stack: ExitStack) -> Labels:
@@ -278,8 +295,8 @@ def _background_id(classes: Sequence[LandClass], background: str | None) -> int:
 
 
 def _band_names(scene: Scene, config: CutConfig) -> tuple[str, ...]:
-    numbers = chosen_bands(scene, config.bands)
-    names = [scene.names[number - 1] for number in numbers]
+    numbers = chosen_bands(scene, config.bands, KEY)
+    names = chosen_names(scene, config.bands, numbers)
     if not any(names) and config.bands is None and len(names) in BANDS:
         return BANDS[len(names)]
     result = tuple(name or f"band_{number}" for name, number in zip(names, numbers, strict=True))

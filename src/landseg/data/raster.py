@@ -25,6 +25,7 @@ from rasterio.transform import from_gcps
 from landseg.core.errors import LandsegError
 from landseg.core.files import replacing
 from landseg.core.grid import Grid, Window
+from landseg.data.bands import Band, bands_of
 
 BLOCK = 256
 """Edge length in pixels of the tiles inside the GeoTIFFs that landseg writes: GDAL's default."""
@@ -36,7 +37,6 @@ GCP_ERROR = 1.0
 """Pixels by which a ground control point may lie beside the affine map through all of them."""
 
 _DTYPES = {"uint8": "uint8", "uint16": "uint16", "int16": "int16", "float32": "float32", "int8": "int16"}
-_NAMED = {ColorInterp.red: "red", ColorInterp.green: "green", ColorInterp.blue: "blue"}
 _ERRORS = (RasterioError, CPLE_BaseError, OSError, ValueError, TypeError)
 """What rasterio lets out: its own, GDAL's, and Python's on types and tags that no raster should have."""
 
@@ -112,7 +112,7 @@ class Scene:
         bands: How many, without alpha; a colour map counts as three.
         dtype: Of what `read` gives: uint8, uint16, int16 and float32 as stored; float32 for wider types, which may lose digits beyond
             the seventh, and where the file states scales or offsets.
-        names: A name a band, from the file's descriptions or the meaning of its colours; None where it has none.
+        about: What the file says of each band.
     """
 
     def __init__(self, path: str, dataset: Any, *, is_stored: bool = False, nodata: float | None = None) -> None:
@@ -132,13 +132,17 @@ class Scene:
         widest = str(np.result_type(*stored))
         self._read_dtype = widest
         self.dtype = widest if is_stored else _DTYPES.get(widest, "float32")
-        self.names: tuple[str | None, ...]
         if self._table is not None:
-            self.bands, self.dtype, self.names = 3, "uint8", ("red", "green", "blue")
+            self.bands, self.dtype, self.about = 3, "uint8", tuple(Band(colour=name) for name in ("red", "green", "blue"))
         else:
             self.bands = len(self._numbers)
             self.dtype = "float32" if self._linear is not None else self.dtype
-            self.names = tuple(dataset.descriptions[i - 1] or _NAMED.get(colours[i - 1]) for i in self._numbers)
+            self.about = bands_of(dataset, self._numbers)
+
+    @property
+    def names(self) -> tuple[str | None, ...]:
+        """A name a band, from the file's descriptions or the meaning of its colours; None where it has none."""
+        return tuple(band.name or band.colour for band in self.about)
 
     @cached_property
     def resolution_m(self) -> float | None:
@@ -150,7 +154,9 @@ class Scene:
     @property
     def labels(self) -> dict[int, str]:
         """Class id → name, from the first band's tags ``class_0``, ``class_1`` …; empty where the raster names no classes."""
-        tags = self._dataset.tags(1)
+        with self._lock:
+            self._require_open()
+            tags = self._dataset.tags(1)
         return {int(key[6:]): name for key, name in tags.items() if key.startswith("class_") and key[6:].isdecimal()}
 
     def read(self, window: Window | None = None, bands: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -179,6 +185,7 @@ class Scene:
         area = rasterio.windows.Window(part.col, part.row, part.width, part.height)
         numbers = self._numbers if self._table is not None else [self._numbers[band - 1] for band in chosen]
         with self._lock, _reading(self.path):
+            self._require_open()
             raw = self._values(numbers, area)
             valid = self._validity(raw, numbers, area)
         if self._table is not None:
@@ -192,6 +199,15 @@ class Scene:
         image = np.ascontiguousarray(image)
         image[~valid] = 0
         return image, valid
+
+    def close(self) -> None:
+        """Close the file once nobody reads from it: GDAL ends the process where one is closed that another thread reads."""
+        with self._lock:
+            self._dataset.close()
+
+    def _require_open(self) -> None:
+        if self._dataset.closed:
+            raise LandsegError(self.path, "it is read after it was closed", "an open scene", "read it within `with open_scene(…)`")
 
     def _values(self, numbers: list[int], area: Any) -> np.ndarray:
         """(C, H, W) as stored; rasterio reads bands of several types one at a time only."""
@@ -256,9 +272,13 @@ def open_scene(path: Path | str, *, is_stored: bool = False, nodata: float | Non
             raise LandsegError(name, found, "one raster", "name one of them" if inside else "name another file")
         with _reading(name):
             scene = Scene(name, dataset, is_stored=is_stored, nodata=nodata)
+    except BaseException:
+        dataset.close()
+        raise
+    try:
         yield scene
     finally:
-        dataset.close()
+        scene.close()
 
 
 def read(path: Path | str, window: Window | None = None) -> tuple[np.ndarray, Grid, np.ndarray]:

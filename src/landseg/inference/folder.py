@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
@@ -27,10 +27,11 @@ from landseg.core.files import refuse_existing, replacing, unwritable, write_byt
 from landseg.core.progress import cores, progress
 from landseg.data.inputs import TileInput
 from landseg.data.overlay import overlay_jpeg
-from landseg.data.tiles import UnreadableTile, decode_image, encode_label
+from landseg.data.tiles import encode_label
+from landseg.inference import reading
 from landseg.inference.pieces import by_pieces, piece_edge
 from landseg.inference.tta import augmented
-from landseg.network.probs import softmax
+from landseg.network.probs import best_classes, softmax
 
 if TYPE_CHECKING:
     from landseg.network.engine import Engine
@@ -42,9 +43,6 @@ FINISHED = "predictions.json"
 
 BEGUN = ".predicting"
 """Written first: what is being predicted, with which model and settings; gone when all is done."""
-
-_HELD_BYTES = 256_000_000
-"""Decoded pixels that may wait for the network, all tiles together."""
 
 STEP_VALUES = 1 << 26
 """Of the images of a step, all bands: 256 MB once they are float32. Only tiles of many bands, or very large batches, come near."""
@@ -99,8 +97,8 @@ def predict_tiles(
         engine: The model.
         tiles: From `find_inputs`.
         out: The folder to write, as the contract's "Predictions" says.
-        batch: Tiles a step at the size the model was trained on; fewer of larger tiles, so that a step's memory stays the same. Tiles that
-            are longer than a piece (`inference.pieces`) go through the network piece by piece.
+        batch: Tiles a step at the size the model was trained on; fewer of larger tiles, so that a step's memory stays the same. An engine
+            with lanes takes them one by one. Tiles that are longer than a piece (`inference.pieces`) go through the network piece by piece.
         overlay: Also write the image under the classes' colours.
         probabilities: Also write the softmax, float16 (K, H, W).
         bands: Bands to take of each image, counted from 1; None takes all.
@@ -120,7 +118,7 @@ def predict_tiles(
             "name as many, counted from 1, in that order",
         )  # fmt: skip
     run = _Run(augmented(engine, tta), out, overlay, probabilities, bands, piece_edge(card.tile_size, card.factor))
-    how = {"model": fingerprint, "tta": tta, "overlay": overlay, "probabilities": probabilities}
+    how = {"model": fingerprint, "engine": run.engine.runtime, "tta": tta, "overlay": overlay, "probabilities": probabilities}
     begun = {
         **how,
         "bands": None if bands is None else list(bands),
@@ -156,15 +154,59 @@ def predict_tiles(
 
 def _predict(run: _Run, tiles: list[TileInput], batch: int, begin: Callable[[], None]) -> Iterator[int]:
     """Decode on threads ahead of the network, encode on threads behind it; yields each finished tile's pixels."""
-    has_begun = False
+    card = run.engine.card
+    with closing(reading.decoded(tiles, card, run.bands, run.unreadable)) as images:
+        yield from _in_lanes(run, images, begin) if run.engine.lanes > 1 else _in_batches(run, images, batch, begin)
 
-    def begin_once() -> None:  # with the first result: input that cannot be predicted leaves no folder behind and replaces nothing
-        nonlocal has_begun
-        if not has_begun:
-            begin()
-        has_begun = True
 
-    with closing(_decoded(run, tiles)) as images, ThreadPoolExecutor(cores()) as encoders:
+def _in_lanes(run: _Run, images: Iterable[tuple[str, np.ndarray]], begin: Callable[[], None]) -> Iterator[int]:
+    """A tile on each lane, from its pixels to its files, so that no core waits for another's batch; a large one on all lanes together."""
+    lanes = run.engine.lanes
+    begin_once = _once(begin)
+    with ThreadPoolExecutor(lanes) as pool:
+        waiting: deque[Future[int]] = deque()
+        try:
+            for name, image in images:
+                is_large = max(image.shape[:2]) > run.edge
+                while len(waiting) >= (1 if is_large else 2 * lanes):
+                    yield waiting.popleft().result()
+                if is_large:
+                    ids = _ids_by_pieces(run, name, image, begin_once)
+                    waiting.append(pool.submit(_write_maps, run, name, image, ids))
+                elif begin_once.is_done:
+                    waiting.append(pool.submit(_predict_one, run, name, image))
+                else:
+                    scores = run.engine.logits(image[None])[0]
+                    begin_once()
+                    waiting.append(pool.submit(_write, run, name, image, scores))
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _predict_one(run: _Run, name: str, image: np.ndarray) -> int:
+    return _write(run, name, image, run.engine.logits(image[None])[0])
+
+
+class _once:  # noqa: N801 – it is called as a function
+    """Begins with the first result: input that cannot be predicted leaves no folder behind and replaces nothing."""
+
+    def __init__(self, begin: Callable[[], None]) -> None:
+        self._begin = begin
+        self.is_done = False
+
+    def __call__(self) -> None:
+        if not self.is_done:
+            self._begin()
+        self.is_done = True
+
+
+def _in_batches(run: _Run, images: Iterable[tuple[str, np.ndarray]], batch: int, begin: Callable[[], None]) -> Iterator[int]:
+    """Batches through the network one after the other, encoded on threads behind it."""
+    begin_once = _once(begin)
+    with ThreadPoolExecutor(cores()) as encoders:
         writing: deque[Future[int]] = deque()
         try:
             for names, stacked in _batches(images, batch, run.engine.card.tile_size, run.edge):
@@ -193,7 +235,7 @@ def _ids_by_pieces(run: _Run, name: str, image: np.ndarray, begin: Callable[[], 
     ids = np.zeros(image.shape[:2], np.uint8)
     with ExitStack() as files:
         probs: np.ndarray | None = None
-        for window, scores in by_pieces(run.engine.logits, image, run.edge):
+        for window, scores in by_pieces(run.engine.logits, image, run.edge, run.engine.lanes):
             begin()
             if run.probabilities and probs is None:
                 probs = files.enter_context(_mapped(run.out / f"{name}.npy", (len(scores), *ids.shape)))
@@ -201,34 +243,6 @@ def _ids_by_pieces(run: _Run, name: str, image: np.ndarray, begin: Callable[[], 
             if probs is not None:
                 probs[:, *window.slices] = softmax(scores[None])[0]
     return ids
-
-
-def _decoded(run: _Run, tiles: list[TileInput]) -> Generator[tuple[str, np.ndarray], None, None]:
-    """The readable tiles, decoded ahead on threads within `_HELD_BYTES`; the others are noted in `run.unreadable`."""
-    workers = room = cores()
-    largest = 1
-    with ThreadPoolExecutor(workers) as pool:
-        ahead: deque[tuple[TileInput, Future[np.ndarray]]] = deque()
-        source = iter(tiles)
-        try:
-            while True:
-                while len(ahead) < room and (tile := next(source, None)) is not None:
-                    ahead.append((tile, pool.submit(_decode, tile, run)))
-                if not ahead:
-                    return
-                tile, future = ahead.popleft()
-                try:
-                    image = future.result()
-                except UnreadableTile as reason:
-                    run.unreadable[tile.name] = str(reason)
-                    log.warning("%s left out: %s", tile.what, reason)
-                    continue
-                largest = max(largest, image.nbytes)
-                room = max(1, min(8 * workers, _HELD_BYTES // largest))
-                yield tile.name, image
-        finally:
-            for _, future in ahead:
-                future.cancel()
 
 
 def _batches(
@@ -251,7 +265,7 @@ def _batches(
         # A batch is counted in pixels of the model's own tiles, so that larger ones do not exhaust the device.
         full = max(1, min(batch, batch * tile_size[0] * tile_size[1] // (shape[0] * shape[1]), STEP_VALUES // image.size))
         if len(group) < full:
-            if held <= _HELD_BYTES:
+            if held <= reading.HELD_BYTES:
                 continue
             shape = max(waiting, key=lambda shape: sum(image.nbytes for _, image in waiting[shape]))
         group = waiting.pop(shape)
@@ -259,35 +273,6 @@ def _batches(
         yield [name for name, _ in group], np.stack([image for _, image in group])
     for group in waiting.values():
         yield [name for name, _ in group], np.stack([image for _, image in group])
-
-
-def _decode(tile: TileInput, run: _Run) -> np.ndarray:
-    image = decode_image(tile.read())
-    card, count = run.engine.card, image.shape[2]
-    if run.bands is not None:
-        if max(run.bands) > count:
-            raise LandsegError(
-                tile.what,
-                f"{count} bands",
-                f"predict.bands={list(run.bands)} takes band {max(run.bands)}",
-                "choose bands that every image has",
-            )
-        image = np.ascontiguousarray(image[:, :, [band - 1 for band in run.bands]])
-    elif count != len(card.bands):
-        found = f"{count} band{'s' if count > 1 else ''}"
-        needed = f"the model was trained on {len(card.bands)} ({', '.join(card.bands)})"
-        if count < len(card.bands):
-            raise LandsegError(tile.what, found, needed, "predict images that have them all, or train a model on these")
-        example = ",".join(str(band + 1) for band in range(len(card.bands)))
-        raise LandsegError(tile.what, found, needed, f"choose them with --set predict.bands=[{example}]")
-    if image.dtype != np.dtype(card.dtype):
-        raise LandsegError(
-            tile.what,
-            f"{image.dtype} pixels",
-            f"the model was trained on {card.dtype}",
-            "predict images of the same kind, or train a model on these",
-        )
-    return image
 
 
 def _write(run: _Run, name: str, image: np.ndarray, scores: np.ndarray) -> int:
@@ -310,12 +295,7 @@ def _write_maps(run: _Run, name: str, image: np.ndarray, ids: np.ndarray) -> int
 
 
 def _ids(scores: np.ndarray, name: str) -> np.ndarray:
-    """The class with the highest logit, the first of equals: (K, H, W) float32 → (H, W) uint8; faster than `argmax`."""
-    best = scores[0].copy()
-    ids = np.zeros(best.shape, np.uint8)
-    for k in range(1, len(scores)):
-        np.copyto(ids, k, where=scores[k] > best)
-        np.maximum(best, scores[k], out=best)
+    ids, best = best_classes(scores)
     if not np.isfinite(best.sum()):
         raise LandsegError(
             name, "the network gave no finite number", "finite logits", "predict on another device, or train the model again"

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from landseg.core.grid import Window
-from landseg.core.progress import progress
+from landseg.core.progress import parallel_map, progress
 
 EDGE = 1024
 """Edge length in pixels of a piece, where tiles of training were no larger: an image up to this goes through the network whole."""
@@ -59,26 +59,34 @@ def pieces(height: int, width: int, edge: int) -> list[Piece]:
     return [Piece(Window(a.start, b.start, a.size, b.size), Window(a.begin, b.begin, a.kept, b.kept)) for a in rows for b in cols]
 
 
-def by_pieces(run: Run, image: np.ndarray, edge: int) -> Iterator[tuple[Window, np.ndarray]]:
-    """Run a network over an image of any size; one piece at a time, so that no result depends on a batch.
+def by_pieces(run: Run, image: np.ndarray, edge: int, lanes: int = 1) -> Iterator[tuple[Window, np.ndarray]]:
+    """Run a network over an image of any size; each piece by itself, so that no result depends on a batch.
 
     Args:
         run: The network.
         image: (H, W, C).
         edge: From `piece_edge`.
+        lanes: Pieces at a time, on threads of their own: the engine's (`network.engine`).
 
     Yields:
         Windows that cover the image once, and the network's result there, (…, h, w).
     """
     todo = pieces(image.shape[0], image.shape[1], edge)
-    for piece in progress(todo, "pieces", len(todo), unit="pieces") if len(todo) > 1 else todo:
-        yield piece.core, piece.kept(run(np.ascontiguousarray(image[piece.seen.slices])[None])[0])
+
+    def found(piece: Piece) -> tuple[Window, np.ndarray]:
+        return piece.core, piece.kept(run(np.ascontiguousarray(image[piece.seen.slices])[None])[0])
+
+    if len(todo) == 1:
+        yield found(todo[0])
+        return
+    results = map(found, todo) if lanes == 1 else parallel_map(found, todo, workers=lanes, ahead=0)
+    yield from progress(results, "pieces", len(todo), unit="pieces")
 
 
-def class_ids(run: Run, image: np.ndarray, edge: int) -> np.ndarray:
+def class_ids(run: Run, image: np.ndarray, edge: int, lanes: int = 1) -> np.ndarray:
     """(H, W) uint8 ids of an image (H, W, C); `run` gives ids."""
     ids = np.zeros(image.shape[:2], np.uint8)
-    for window, found in by_pieces(run, image, edge):
+    for window, found in by_pieces(run, image, edge, lanes):
         ids[window.slices] = found
     return ids
 

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from landseg.core.earth import is_square, pixel_size_m
 from landseg.core.errors import LandsegError
 from landseg.core.grid import Grid, Window
+from landseg.data.bands import chosen_bands, taken_by_name
 from landseg.data.raster import Scene
 from landseg.inference.blend import Side
 
 if TYPE_CHECKING:
-    from landseg.network.checkpoint import ModelCard
+    from landseg.network.card import ModelCard
 
 EDGE = 512
 """Edge length in pixels of what the network sees of a window, where tiles of training were no larger."""
@@ -36,7 +38,7 @@ class Choices:
         overlap: Share of a window's edge that neighbours have in common at least.
         window: Edge length of windows in pixels of the scene; None follows the model.
         exact: Refuse a scene of another resolution than the model's.
-        bands: Bands to take of each scene, counted from 1; None takes all.
+        bands: Bands to take of each scene, by number from 1, name or wavelength; None takes those called as the model's, or all.
         bounds: (left, bottom, right, top) in units of the scene's CRS: the part to predict.
         confidence: Also write the probability of the class that was chosen.
         probabilities: Also write those of all classes.
@@ -45,7 +47,7 @@ class Choices:
     overlap: float = 0.25
     window: int | None = None
     exact: bool = False
-    bands: tuple[int, ...] | None = None
+    bands: tuple[int | str, ...] | None = None
     bounds: tuple[float, float, float, float] | None = None
     confidence: bool = False
     probabilities: bool = False
@@ -64,7 +66,8 @@ class Plan:
         part: What is predicted of the scene.
         rows: Windows along its height.
         cols: Windows along its width.
-        scale: By which the network sees the scene larger than it otherwise would.
+        scale: By which the network sees the scene higher and wider than it otherwise would; they differ where the scene's pixels are
+            not square on the ground, as in degrees.
         bands: Numbers of the bands, from 1.
         notes: What a user should know.
     """
@@ -72,7 +75,7 @@ class Plan:
     part: Window
     rows: Side
     cols: Side
-    scale: float
+    scale: tuple[float, float]
     bands: tuple[int, ...]
     notes: tuple[str, ...] = ()
 
@@ -98,9 +101,9 @@ def plan_scene(scene: Scene, card: ModelCard, choices: Choices) -> Plan:
         )  # fmt: skip
     scale, said = _scale(scene, card, choices.exact)
     seen = max(EDGE, round(max(card.tile_size) * card.factor))
-    edge = choices.window or max(32, min(MOST_EDGE, round(seen / (card.factor * scale))))
+    high, wide = (choices.window or max(32, min(MOST_EDGE, round(seen / (card.factor * step)))) for step in scale)
     part = Window(0, 0, *scene.grid.shape) if choices.bounds is None else part_within(scene.path, scene.grid, choices.bounds)
-    rows, cols = Side(scene.grid.height, edge, choices.overlap), Side(scene.grid.width, edge, choices.overlap)
+    rows, cols = Side(scene.grid.height, high, choices.overlap), Side(scene.grid.width, wide, choices.overlap)
     return Plan(part, rows, cols, scale, bands, (*notes, *said))
 
 
@@ -132,45 +135,55 @@ def part_within(path: str, grid: Grid, bounds: tuple[float, float, float, float]
     return Window(row, col, end_row - row, end_col - col)
 
 
-def _bands(scene: Scene, card: ModelCard, chosen: tuple[int, ...] | None) -> tuple[tuple[int, ...], list[str]]:
+def _bands(scene: Scene, card: ModelCard, chosen: tuple[int | str, ...] | None) -> tuple[tuple[int, ...], list[str]]:
     """The numbers of the bands in the order of the model's, and what to say of that."""
     wanted, count = card.bands, scene.bands
     if chosen is not None:
-        if len(chosen) != len(wanted) or min(chosen) < 1:
-            found, needed = f"{list(chosen)}", f"the model was trained on {len(wanted)} bands ({', '.join(wanted)})"
-            raise LandsegError("predict.bands", found, needed, "name as many, counted from 1, in that order")
-        if max(chosen) > count:
-            needed = f"predict.bands={list(chosen)} takes band {max(chosen)}"
-            raise LandsegError(scene.path, f"{count} bands", needed, "choose bands that the scene has")
-        return chosen, []
-    found = f"{count} band{'s' * (count > 1)}"
-    needed = f"the model was trained on {len(wanted)} ({', '.join(wanted)})"
+        if len(chosen) != len(wanted):
+            needed = f"the model was trained on {len(wanted)} bands ({', '.join(wanted)})"
+            raise LandsegError("predict.bands", f"{list(chosen)}", needed, "name as many, in that order")
+        numbers = tuple(chosen_bands(scene, chosen, "predict.bands"))
+        return numbers, [] if numbers == chosen else [f"bands {_listed(numbers)} are {_listed(chosen)}"]
+    named = taken_by_name(scene, wanted)
+    if named is not None:
+        is_plain = named == tuple(range(1, count + 1))
+        said = f"bands {_listed(named)} of {count} are taken by name for the model's, {_listed(wanted)}"
+        return named, [] if is_plain else [said]
+    found, needed = f"{count} band{'s' * (count > 1)}", f"the model was trained on {len(wanted)} ({', '.join(wanted)})"
     if count < len(wanted):
         raise LandsegError(scene.path, found, needed, "predict scenes that have them all, or train a model on these")
     if count > len(wanted):
         example = ",".join(str(band + 1) for band in range(len(wanted)))
         raise LandsegError(scene.path, found, needed, f"choose them with --set predict.bands=[{example}]")
-    names = [(name or "").lower() for name in scene.names]
-    own = [name.lower() for name in wanted]
-    if names != own and sorted(names) == sorted(own):
-        return tuple(names.index(name) + 1 for name in own), [f"its bands are {', '.join(names)}: taken by name, in the model's order"]
     return tuple(range(1, count + 1)), []
 
 
-def _scale(scene: Scene, card: ModelCard, exact: bool) -> tuple[float, list[str]]:
-    """By which the network sees the scene larger than it otherwise would, and what to say of that."""
-    own, model = scene.resolution_m, card.resolution_m
+def _listed(items: Sequence[int | str]) -> str:
+    return ", ".join(map(str, items))
+
+
+def _scale(scene: Scene, card: ModelCard, exact: bool) -> tuple[tuple[float, float], list[str]]:
+    """By which the network sees the scene higher and wider than it otherwise would, and what to say of that.
+
+    A model whose resolution is known was trained on square pixels (`prepare` states none for others), so it is shown such. One whose
+    resolution is unknown may have been trained on pixels of any shape, this scene's among them, and is shown the scene as it is.
+    """
+    size, model = pixel_size_m(scene.grid), card.resolution_m
+    if size is None:
+        return (1.0, 1.0), [] if model is None else [f"its resolution is unknown: taken for the model's, {model:.3g} m a pixel"]
+    is_even = is_square(size)
+    own = math.sqrt(math.prod(size))
+    found = f"{own:.3g} m a pixel" if is_even else f"pixels {size[0]:.3g} m high and {size[1]:.3g} m wide"
     if model is None:
-        return 1.0, []
-    if own is None:
-        return 1.0, [f"its resolution is unknown: taken for the model's, {model:.3g} m a pixel"]
-    ratio = own / model
-    if 1 / (1 + ALIKE) <= ratio <= 1 + ALIKE:
-        return 1.0, []
-    found, needed = f"{own:.3g} m a pixel", f"the model was trained at {model:.3g} m"
+        return (1.0, 1.0), [] if is_even else [f"{found}, shown to the network as they are: the model states no resolution"]
+    ratios = (own / model, own / model) if is_even else (size[0] / model, size[1] / model)
+    if is_even and 1 / (1 + ALIKE) <= ratios[0] <= 1 + ALIKE:
+        return (1.0, 1.0), []
+    needed = f"the model was trained at {model:.3g} m"
     if exact:
         raise LandsegError(scene.path, found, needed, "resample it with gdalwarp -tr, or --set predict.exact=false")
-    if not 1 / FURTHEST <= ratio <= FURTHEST:
+    if not 1 / FURTHEST <= min(ratios) <= max(ratios) <= FURTHEST:
         raise LandsegError(scene.path, found, f"{needed}, and may differ by a factor of {FURTHEST:g}", "train a model on scenes like this")
-    scale = float(f"{ratio:.3g}")  # the last digits are the projection library's
-    return scale, [f"{found}, {needed}: the network sees it at {scale:g} of its size; the map is on the scene's own grid"]
+    down, across = (float(f"{ratio:.3g}") for ratio in ratios)  # the last digits are the projection library's
+    seen = f"{down:g} of its size" if down == across else f"{down:g} of its height and {across:g} of its width"
+    return (down, across), [f"{found}, {needed}: the network sees it at {seen}; the map is on the scene's own grid"]

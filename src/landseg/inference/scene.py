@@ -24,6 +24,7 @@ from landseg.data.cog import NODATA, Strips
 from landseg.data.raster import Scene
 from landseg.inference.blend import Block, Prediction, blended
 from landseg.inference.plan import Plan
+from landseg.inference.squares import square_logits
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -194,7 +195,7 @@ def _predict(run: _Run, group: list[_Seen]) -> list[Prediction]:
     if not images:
         return [Prediction(window.valid, None) for window in group]
     images += [np.zeros_like(images[0])] * (run.step - len(images))
-    logits = iter(run.engine.logits(np.stack(images), run.plan.scale))
+    logits = iter(square_logits(run.engine, np.stack(images), run.plan.scale))
     return [Prediction(window.valid, None if window.image is None else next(logits)) for window in group]
 
 

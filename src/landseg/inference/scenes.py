@@ -126,7 +126,10 @@ def predict_scenes(
         with open_scene(source) as scene:
             plan = plan_scene(scene, engine.card, choices)
             plans[stem] = plan, scene.grid.crop(plan.part)
-    how = {"tta": tta, "overlay": overlay, "model": fingerprint, "step": step, "version": __version__, "layers": list(choices.layers)}
+    how = {
+        "tta": tta, "overlay": overlay, "model": fingerprint, "engine": engine.runtime, "step": step, "version": __version__,
+        "layers": list(choices.layers),
+    }  # fmt: skip
     scenes = {stem: {"source": source, "state": _state(source), **_described(plans[stem][0])} for stem, source in named.items()}
     begun = json.loads(json.dumps({**how, "scenes": scenes}))
     outputs = {stem: _outputs(out, stem, choices, overlay=overlay) for stem in named}
@@ -350,12 +353,17 @@ def _described(plan: Plan) -> dict[str, Any]:
     """All of a plan that decides its bytes."""
     part, rows, cols = plan.part, plan.rows, plan.cols
     return {
-        "part": [part.row, part.col, part.height, part.width], "scene": [rows.length, cols.length], "window": rows.edge,
+        "part": [part.row, part.col, part.height, part.width], "scene": [rows.length, cols.length], "window": [rows.edge, cols.edge],
         "overlap": rows.overlap, "scale": plan.scale, "bands": list(plan.bands),
     }  # fmt: skip
 
 
 def _seen_tags(plan: Plan) -> dict[str, str]:
     return {
-        "LANDSEG_WINDOW": str(plan.rows.edge), "LANDSEG_SCALE": f"{plan.scale:g}", "LANDSEG_BANDS": ",".join(map(str, plan.bands)),
+        "LANDSEG_WINDOW": _pair(plan.rows.edge, plan.cols.edge), "LANDSEG_SCALE": _pair(*plan.scale),
+        "LANDSEG_BANDS": ",".join(map(str, plan.bands)),
     }  # fmt: skip
+
+
+def _pair(down: float, across: float) -> str:
+    return f"{down:g}" if down == across else f"{down:g} {across:g}"

@@ -33,6 +33,8 @@ class Augmented:
 
     def __init__(self, engine: Engine, views: Views) -> None:
         self.card = engine.card
+        self.runtime = engine.runtime
+        self.lanes = engine.lanes
         self._engine = engine
         self._views = views
 

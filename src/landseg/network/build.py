@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from dataclasses import dataclass
 from typing import Any, cast
 
 import segmentation_models_pytorch as smp
@@ -19,6 +18,8 @@ from torch import Tensor, nn
 
 from landseg.core.errors import LandsegError
 from landseg.core.settings import NETWORKS
+from landseg.network.card import Normalisation
+from landseg.network.sizes import STRIDE
 
 _CLASSES = {
     "deeplabv3plus": smp.DeepLabV3Plus,
@@ -36,21 +37,6 @@ _CLASSES = {
 
 _STAGED = ("unet", "unetplusplus", "manet")
 """Networks whose decoder is five stages of free width."""
-
-STRIDE = 32
-"""Images are padded to a multiple of this. Source: the deepest stage of an encoder of five stages has stride 2^5."""
-
-
-@dataclass(frozen=True)
-class Normalisation:
-    """What is done to each band before the network sees it: (x - mean) / std.
-
-    With `scaling`, a (low, high) a band, values are first clipped to low..high and mapped to 0..1; `mean` and `std` are then of the result.
-    """
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    scaling: tuple[tuple[float, float], ...] | None = None
 
 
 class Network(nn.Module):
@@ -76,14 +62,20 @@ class Network(nn.Module):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
+        return self.seen(self.normalised(images, has_gaps=images.is_floating_point()))
+
+    def normalised(self, images: Tensor, *, has_gaps: bool) -> Tensor:
+        """What the body is shown, float32: with `has_gaps`, values that are not finite are taken for missing."""
         values = images.float()
         scaled = values
         if self._is_scaled:
             scaled = (torch.minimum(torch.maximum(values, self.low), self.high) - self.low) / (self.high - self.low)
         scaled = (scaled - self.mean) / self.std
-        if images.is_floating_point():
-            # A missing value is what the statistics took it for: nothing, so the mean. One NaN would spread over all logits.
-            scaled = torch.where(torch.isfinite(values), scaled, 0.0)
+        # A missing value is what the statistics took it for: nothing, so the mean. One NaN would spread over all logits.
+        return torch.where(torch.isfinite(values), scaled, 0.0) if has_gaps else scaled
+
+    def seen(self, scaled: Tensor) -> Tensor:
+        """Logits of what is normalised."""
         height, width = scaled.shape[-2:]
         if min(height, width) < self.smallest:
             below, right = max(0, self.smallest - height), max(0, self.smallest - width)

@@ -1,31 +1,39 @@
-"""Batch → logits with a trained model, whatever its tiles' size. It reads no files of tiles and takes no argmax.
+"""Batch → logits with a trained model, whatever its tiles' size: which engine runs it, and several models as one. No torch by itself.
 
 A batch is (N, H, W, C) in the images' own dtype, as tiles are decoded; logits are (N, K, H, W) float32.
 """
 
 from __future__ import annotations
 
+import logging
+import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from landseg.core.errors import LandsegError
-from landseg.network.build import STRIDE, Network
-from landseg.network.checkpoint import ModelCard, load_model
+from landseg.core.machine import gpus
+from landseg.network.card import ModelCard, find_model, load_card, read_model
 from landseg.network.probs import mean_logits
 
-_TRAVELS_AS = {"uint16": "int32", "uint32": "float32", "uint64": "float32", "float64": "float32"}
+log = logging.getLogger("landseg")
 
 
 class Engine(Protocol):
-    """Something that turns a batch of images into logits."""
+    """Something that turns a batch of images into logits.
+
+    Attributes:
+        card: What the model is.
+        runtime: Name and version of what computes: a prediction that one began is not continued by another.
+        lanes: How many images it computes at a time, each by itself on one core, when it is called from as many threads. With 1 it takes
+            a batch at a time, and results may depend on the batch.
+    """
 
     card: ModelCard
+    runtime: str
+    lanes: int
 
     def logits(self, images: np.ndarray, scale: float = 1.0) -> np.ndarray:
         """(N, H, W, C) → (N, K, H, W) float32; the network sees the images larger by `scale` than it otherwise would."""
@@ -36,38 +44,17 @@ class Engine(Protocol):
         ...
 
 
-class TorchEngine:
-    """A network run by PyTorch on one device."""
-
-    def __init__(self, network: Network, card: ModelCard, device: torch.device) -> None:
-        self.card = card
-        self.device = device
-        self._network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-
-    def logits(self, images: np.ndarray, scale: float = 1.0) -> np.ndarray:
-        """(N, H, W, C) → (N, K, H, W) float32."""
-        with torch.inference_mode():
-            return self._logits(images, scale).float().cpu().numpy()
-
-    def preds(self, images: np.ndarray) -> np.ndarray:
-        """(N, H, W, C) → (N, H, W) uint8 class ids."""
-        with torch.inference_mode():
-            return self._logits(images).argmax(1).to(torch.uint8).cpu().numpy()
-
-    def _logits(self, images: np.ndarray, scale: float = 1.0) -> Tensor:
-        # The two factors as one: an image is resampled once, from all of its pixels.
-        return full_size_logits(self._network, to_tensor(images, self.device), self.card.factor * scale)
-
-
 class Ensemble:
     """Several engines whose probabilities are averaged; its logits are the logarithms of the mean.
 
-    They share classes, bands and type; networks, training sizes and tile sizes are their own.
+    They share classes, bands and type; networks, training sizes, tile sizes and runtimes are their own.
     """
 
     def __init__(self, engines: Sequence[Engine]) -> None:
         self.card = _joint_card([engine.card for engine in engines])
         self.engines = tuple(engines)
+        self.runtime = ", ".join(dict.fromkeys(engine.runtime for engine in engines))
+        self.lanes = min(engine.lanes for engine in engines)
 
     def logits(self, images: np.ndarray, scale: float = 1.0) -> np.ndarray:
         """(N, H, W, C) → (N, K, H, W) float32."""
@@ -78,20 +65,31 @@ class Ensemble:
         return np.asarray(self.logits(images).argmax(1), np.uint8)
 
 
-def load_engine(models: Sequence[Path], device: str = "auto") -> Engine:
+def load_engine(models: Sequence[Path], device: str = "auto", engine: str = "auto") -> Engine:
     """Load one model, or several as an ensemble.
 
+    Args:
+        models: Run folders, model folders or exported ones.
+        device: auto | cpu | cuda | cuda:1 | mps.
+        engine: auto | torch | onnx | openvino. ``auto`` is torch on a GPU and ONNX Runtime on a CPU, for networks that can be converted.
+
     Raises:
-        LandsegError: None is named, no model there, or models of an ensemble that differ in classes or bands.
+        LandsegError: None is named, no model there, models of an ensemble that differ in classes or bands, an engine that is not installed
+            or does not run on that device, or one that was asked for and cannot run the network.
     """
     if not models:
         raise LandsegError("MODEL", "nothing is named", "a run folder or a model folder", "name at least one")
-    place = choose_device(device, "predict.device")
-    engines = [TorchEngine(*load_model(path), place) for path in models]
+    if engine in ("onnx", "openvino") and device not in ("auto", "cpu"):
+        raise LandsegError(
+            f"predict.engine={engine}", f"predict.device={device}", "the CPU, where this engine runs",
+            "--set predict.device=cpu, or --set predict.engine=torch",
+        )  # fmt: skip
+    chosen = engine if engine != "auto" else "onnx" if _is_cpu(device) else "torch"
+    engines = [_load(find_model(path), device, chosen, is_free=engine == "auto") for path in models]
     first = engines[0].card
-    for path, engine in zip(models, engines, strict=True):
+    for path, one in zip(models, engines, strict=True):
         for what in ("class_names", "bands", "dtype"):
-            mine, theirs = getattr(engine.card, what), getattr(first, what)
+            mine, theirs = getattr(one.card, what), getattr(first, what)
             if mine != theirs:
                 raise LandsegError(
                     path, f"its {what} are {mine}", f"an ensemble shares them ({models[0]}: {theirs})", "leave one of the models out"
@@ -99,91 +97,75 @@ def load_engine(models: Sequence[Path], device: str = "auto") -> Engine:
     return engines[0] if len(engines) == 1 else Ensemble(engines)
 
 
-def choose_device(name: str, key: str) -> torch.device:
-    """The torch device of a setting; ``auto`` takes a GPU when there is one.
-
-    Args:
-        name: auto | cpu | cuda | cuda:N | mps.
-        key: The setting's dotted name, for the message.
-
-    Raises:
-        LandsegError: There is no such device here.
-    """
-    has_mps = torch.backends.mps.is_available()
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu")
+def _load(folder: Path, device: str, engine: str, *, is_free: bool) -> Engine:
+    """One model on one engine; `is_free`: on another where that one cannot run it."""
+    card = load_card(folder)
+    if card.exported is not None:
+        return _exported(folder, card, card.exported.runtime if is_free else engine)
+    if engine == "torch":
+        return _on_torch(folder, device)
+    card, weights = read_model(folder)
     try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise LandsegError(key, f"{name!r}", "auto, cpu, cuda, cuda:N or mps", f"--set {key}=auto") from error
-    count = {"cuda": torch.cuda.device_count(), "mps": int(has_mps), "cpu": 1}.get(device.type, 0)
-    if (device.index or 0) >= count:
-        raise LandsegError(key, f"{name!r}, but this machine has {count} such devices", "a device that is here", f"--set {key}=auto")
-    return device
+        return _on_runtime(folder, card, weights, engine)
+    except LandsegError as error:
+        if not is_free:
+            raise
+        log.info("%s: PyTorch runs it, which takes longer: %s: %s", folder, error.what, error.found)
+        return _on_torch(folder, device)
 
 
-def to_tensor(images: np.ndarray, device: torch.device) -> Tensor:
-    """(N, H, W, C) → (N, C, H, W) on the device; a view in channels-last order where the dtype allows.
+def _on_torch(folder: Path, device: str) -> Engine:
+    # Imported here, as all engines are: torch takes seconds to load, and a model that has been converted does without.
+    from landseg.network.checkpoint import load_model
+    from landseg.network.torch_engine import TorchEngine, choose_device
 
-    torch computes in no unsigned numbers beyond uint8, so such images travel as others; the network computes in float32 anyway.
-    """
-    batch = images.astype(_TRAVELS_AS.get(images.dtype.name, images.dtype), copy=False)
-    if not batch.flags.c_contiguous or not batch.flags.writeable or min(batch.strides) < 0:
-        # torch has neither read-only tensors nor negative steps, which numpy takes for contiguous along an axis of length 1.
-        batch = batch.copy()
-    return torch.from_numpy(batch).permute(0, 3, 1, 2).to(device, non_blocking=True)
+    place = choose_device(device, "predict.device")
+    return TorchEngine(*load_model(folder), place)
 
 
-def full_size_logits(network: torch.nn.Module, images: Tensor, factor: float) -> Tensor:
-    """Logits at the images' own size, whatever the network's stride and the size it was trained at.
+def _on_runtime(folder: Path, card: ModelCard, weights: bytes, engine: str) -> Engine:
+    from landseg.network.converted import converted
 
-    Args:
-        network: (N, C, H, W) → (N, K, H, W) for multiples of `STRIDE`.
-        images: (N, C, H, W).
-        factor: By which images are made larger or smaller for the network; 1 keeps their own size.
-    """
-    height, width = images.shape[-2:]
-    images = fit(images, factor)
-    logits: Tensor = network(pad(images))[..., : images.shape[-2], : images.shape[-1]]
-    if logits.shape[-2:] != (height, width):
-        logits = F.interpolate(logits.float(), (height, width), mode="bilinear", align_corners=False)
-    return logits
+    if engine == "openvino":
+        from landseg.network.openvino_engine import open_openvino, openvino_run, runtime
+
+        data = converted(folder, card, weights, runtime(), openvino_run)
+        return open_openvino(data, card, is_decoded=True)
+    from landseg.network.onnx_engine import RUNTIME, onnx_run, open_onnx
+
+    data = converted(folder, card, weights, RUNTIME, onnx_run)
+    return open_onnx(data, card, is_decoded=True)
 
 
-def fit(images: Tensor, factor: float) -> Tensor:
-    """Images resized by a factor: averaged when made smaller, bilinear when made larger.
+def _exported(folder: Path, card: ModelCard, engine: str) -> Engine:
+    """A network that was converted already, as its files are: proved when they were written, kept nowhere else."""
+    from landseg.network.exported import network_file
 
-    Missing values (not finite) do not spread: a pixel is NaN where more than half of what it is made of is missing, else made of the rest.
-    """
-    shape = fitted_shape(images.shape[-2], images.shape[-1], factor)
-    if shape == tuple(images.shape[-2:]):
-        return images
+    path = network_file(folder, card)
+    if engine == "openvino":
+        from landseg.network.openvino_engine import open_openvino
 
-    def resized(values: Tensor) -> Tensor:
-        if factor < 1:
-            return F.interpolate(values, shape, mode="area")
-        return F.interpolate(values, shape, mode="bilinear", align_corners=False)
+        return open_openvino(path, card, is_decoded=False)
+    if engine == "onnx" and path.suffix == ".onnx":
+        from landseg.network.onnx_engine import open_onnx
 
-    values = images.float()
-    known = values.isfinite() if images.is_floating_point() else None
-    if known is None or bool(known.all()):
-        return resized(values)
-    weight = resized(known.float())
-    return torch.where(weight >= 0.5, resized(values.where(known, 0.0)) / weight.clamp(min=0.5), torch.nan)
+        return open_onnx(path, card, is_decoded=False)
+    runtime = path.suffix.removeprefix(".").replace("xml", "openvino")
+    raise LandsegError(
+        f"predict.engine={engine}", f"{folder} is a model exported for {runtime}", "an engine that runs it", "--set predict.engine=auto"
+    )
 
 
-def fitted_shape(height: int, width: int, factor: float) -> tuple[int, int]:
-    """(height, width) after `fit`."""
-    return max(1, round(height * factor)), max(1, round(width * factor))
+def _is_cpu(device: str) -> bool:
+    """Whether a device is the CPU. Without torch where that can be told: no card that NVIDIA's or AMD's driver knows, no Mac's."""
+    if device == "cpu":
+        return True
+    is_mac = platform.system() == "Darwin" and platform.machine() == "arm64"
+    if device == "auto" and not (gpus() or Path("/dev/kfd").exists() or is_mac):
+        return True
+    from landseg.network.torch_engine import choose_device
 
-
-def pad(images: Tensor) -> Tensor:
-    """Repeat the last row and column until height and width are multiples of the network's stride."""
-    height, width = images.shape[-2:]
-    below, right = -height % STRIDE, -width % STRIDE
-    if not (below or right):
-        return images
-    return F.pad(images.float(), (0, right, 0, below), mode="replicate")
+    return choose_device(device, "predict.device").type == "cpu"
 
 
 def _joint_card(cards: Sequence[ModelCard]) -> ModelCard:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from landseg.core.errors import LandsegError
 from landseg.network.build import Network
-from landseg.network.checkpoint import ModelCard, find_model, load_card, load_model
+from landseg.network.card import ModelCard, find_model, load_card
+from landseg.network.checkpoint import load_model
 from landseg.network.stages import band_layers
 from landseg.network.weights import Loaded, load_initial, some
 

@@ -47,3 +47,13 @@ def mean_logits(predictions: Iterable[np.ndarray]) -> np.ndarray:
     total /= count
     np.maximum(total, np.finfo(np.float32).tiny, out=total)  # the logarithm of 0 is none
     return np.asarray(np.log(total, out=total))
+
+
+def best_classes(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The class with the highest logit, the first of equals, and that logit: (K, h, w) → uint8 and float32 (h, w); faster than `argmax`."""
+    best = logits[0].copy()
+    ids = np.zeros(best.shape, np.uint8)
+    for k in range(1, len(logits)):
+        np.copyto(ids, k, where=logits[k] > best)
+        np.maximum(best, logits[k], out=best)
+    return ids, best

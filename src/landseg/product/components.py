@@ -59,6 +59,17 @@ class Runs:
         keep[1:] = (labels[1:] != labels[:-1]) | (self.start[1:] % self.width == 0)
         return Runs(self.start[keep], labels[keep], self.height, self.width)
 
+    def picture(self, height: int, width: int) -> np.ndarray:
+        """(height, width) of `value`: the raster reduced, or enlarged, to that many pixels, each the value in its middle."""
+        rows, cols = (
+            ((np.arange(length) + 0.5) * framed / length).astype(np.int64) + 1
+            for length, framed in ((height, self.height - 2), (width, self.width - 2))
+        )
+        shown = np.empty((height, width), self.value.dtype)
+        for i, row in enumerate(rows):
+            shown[i] = self.value[np.searchsorted(self.start, row * self.width + cols, "right") - 1]
+        return shown
+
 
 class Contacts(NamedTuple):
     """Where runs of two neighbouring rows touch, from left to right and downwards; each row of the frame but the first begins a contact.

@@ -1,7 +1,7 @@
 """A class raster → coverage-valid polygons: parcels that leave no gap and do not overlap. It writes no file.
 
 The order makes it so: areas on the raster first, specks given away there, borders noded, polygons from them, and only then are borders
-simplified, each shared one once. Nothing depends on how many rows are read at a time.
+smoothed and simplified, each shared one once. Nothing depends on how many rows are read at a time.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from landseg.core.machine import memory
 from landseg.product.classmap import confidence_beside, fraction, open_classes, read_confidence
 from landseg.product.components import NOTHING, OUTSIDE, Runs, find_runs, label
 from landseg.product.outlines import Outlines, trace
+from landseg.product.smoothing import STEPS, border_length, smooth
 from landseg.product.specks import Areas, merge
 
 log = logging.getLogger("landseg")
@@ -39,8 +40,14 @@ _LABEL_BYTES, _RUN_BYTES, _SIMPLIFYING_BYTES, _PARCEL_BYTES = 110, 250, 300, 200
 Source: measured, bench/records/memory/2026-11-23-parcels.
 """
 
+_EDGE_BYTES = 250
+"""Memory that smoothing takes at most by pixel edge of a ring, simplifying what it made included. Source: measured, 220 at 6.5 million."""
+
 _PLAN_STEPS = 1 << 24
-"""Parts of its unit in which the plane of simplification is made: times 2^29 columns they are still exact in float64."""
+"""Parts of its unit in which the plane of simplification is made: times 2^29 columns, or 2^23 in 64ths, they are exact in float64."""
+
+_SMOOTH_TOLERANCE = 0.25
+"""Pixels by which smoothed borders are simplified at least: what smoothing makes has a vertex for each pixel edge, most on one line."""
 
 _UNEVEN = 0.05
 """By how much pixels may differ in ground area before it is said that a tolerance holds in the raster's middle."""
@@ -59,6 +66,7 @@ class Parcels:
         classes: Class id → name and colour.
         crs: Of the polygons.
         specks: How many areas were given to their neighbours.
+        picture: (H, W) uint8 class ids, `NOTHING` where there is none: the parcels' pixels as a picture of the size that was asked for.
     """
 
     polygons: np.ndarray
@@ -69,6 +77,7 @@ class Parcels:
     classes: dict[int, LandClass]
     crs: CRS
     specks: int
+    picture: np.ndarray | None = None
 
     def area_by_class(self) -> dict[str, float]:
         """Class name → m², of every class that the raster names or has."""
@@ -76,7 +85,15 @@ class Parcels:
         return {item.name: float(totals[i]) for i, item in self.classes.items()}
 
 
-def outline(path: str | Path, *, min_area_m2: float = 0.0, tolerance_m: float = 0.0, rows: int | None = None) -> Parcels:
+def outline(
+    path: str | Path,
+    *,
+    min_area_m2: float = 0.0,
+    tolerance_m: float = 0.0,
+    is_smooth: bool = False,
+    picture: tuple[int, int] | None = None,
+    rows: int | None = None,
+) -> Parcels:
     """The parcels of a class raster: its areas of one class, connected by pixel edges.
 
     Args:
@@ -84,6 +101,8 @@ def outline(path: str | Path, *, min_area_m2: float = 0.0, tolerance_m: float = 
         min_area_m2: Smaller areas are given to a neighbour, as `specks` says; 0 keeps all.
         tolerance_m: Borders lose details up to about this size (the root of the area of the triangles that are cut off), in metres of the
             raster's middle; 0 keeps the pixels' edges. Where parcels end at nothing, the border stays as it is.
+        is_smooth: Borders between parcels lose their stairs, as `smoothing` says, before they are simplified.
+        picture: Height and width of a picture of the parcels that is wanted too.
         rows: Read at a time; changes no result.
 
     Raises:
@@ -106,11 +125,15 @@ def outline(path: str | Path, *, min_area_m2: float = 0.0, tolerance_m: float = 
     del runs, labels
     need = len(merged.start) * (_RUN_BYTES + (_SIMPLIFYING_BYTES if tolerance_m > 0 else 0)) + len(values) * _PARCEL_BYTES
     _require_memory(path, f"{len(values):,} parcels", need)
-    polygons = _polygons(trace(merged, len(values)), grid, tolerance_m)
+    if tolerance_m > 0 and len(values):
+        _say_uneven(grid, tolerance_m)
+    outlines = trace(merged, len(values))
+    polygons = _smooth_polygons(path, outlines, grid, tolerance_m) if is_smooth else _polygons(outlines, grid, tolerance_m)
+    shown = None if picture is None else np.append(values, np.uint8(NOTHING))[merged.picture(*picture)]  # of OUTSIDE, -1, the last
     beside = confidence_beside(path)
     confidence = None if beside is None else _confidence(merged, len(values), beside, grid)
     area, perimeter = polygon_measures(polygons, crs)
-    return Parcels(polygons, values, area, perimeter, confidence, classes, crs, specks)
+    return Parcels(polygons, values, area, perimeter, confidence, classes, crs, specks, shown)
 
 
 def _require_memory(path: str | Path, found: str, need: int) -> None:
@@ -151,16 +174,7 @@ def _ground(runs: Runs, areas: PixelAreas, unit: float) -> np.ndarray:
     return ground.astype(np.int64)
 
 
-def _polygons(outlines: Outlines, grid: Grid, tolerance_m: float) -> np.ndarray:
-    """Polygons in units of the CRS, simplified in metres on the ground."""
-    a, b, c, d, e, f, *_ = grid.transform
-
-    def placed(places: np.ndarray) -> np.ndarray:
-        columns, rows = places[:, 0], places[:, 1]
-        return np.stack([a * columns + b * rows + c, d * columns + e * rows + f], 1)
-
-    if tolerance_m <= 0 or len(outlines.rings) == 1:
-        return outlines.polygons(placed(outlines.places))
+def _say_uneven(grid: Grid, tolerance_m: float) -> None:
     spread = pixel_area_m2(grid).values
     if spread.max() > spread.min() * (1 + _UNEVEN):
         log.warning(
@@ -169,12 +183,43 @@ def _polygons(outlines: Outlines, grid: Grid, tolerance_m: float) -> np.ndarray:
             spread.max(),
             tolerance_m,
         )
+
+
+def _smooth_polygons(path: str | Path, outlines: Outlines, grid: Grid, tolerance_m: float) -> np.ndarray:
+    """Polygons with smoothed borders.
+
+    They are a coverage in exact numbers; those of the CRS are rounded, so it is proved again with these.
+
+    Raises:
+        LandsegError: They would not fit in memory.
+    """
+    length = border_length(outlines)
+    _require_memory(path, f"borders of {length:,} pixel edges to smooth", length * _EDGE_BYTES)
+    frame = pixel_frame_m(grid)
+    least = _SMOOTH_TOLERANCE * float(np.sqrt(abs(np.linalg.det(frame))))
+    polygons = _polygons(smooth(outlines), grid, max(tolerance_m, least), STEPS)
+    if shapely.is_valid(polygons).all() and shapely.coverage_is_valid(polygons):
+        return polygons
+    log.warning("%s: its borders are left as the pixels have them: smoothed ones are finer than the digits of its CRS", path)
+    return _polygons(outlines, grid, tolerance_m)
+
+
+def _polygons(outlines: Outlines, grid: Grid, tolerance_m: float, steps: int = 1) -> np.ndarray:
+    """Polygons in units of the CRS, of vertices in whole parts (`steps`) of a pixel, simplified in metres on the ground."""
+    a, b, c, d, e, f, *_ = grid.transform
+
+    def placed(places: np.ndarray) -> np.ndarray:
+        columns, rows = places[:, 0], places[:, 1]
+        return np.stack([a * columns + b * rows + c, d * columns + e * rows + f], 1)
+
+    if tolerance_m <= 0 or len(outlines.rings) == 1:
+        return outlines.polygons(placed(outlines.places))
     log.info("simplifying the borders of %s parcels", f"{len(outlines.areas) - 1:,}")
     plan, unit_m = _plan(pixel_frame_m(grid))
     simple = shapely.coverage_simplify(outlines.polygons(outlines.places @ plan.T), tolerance_m / unit_m, simplify_boundary=False)
-    # Simplifying leaves vertices out and moves none: each goes back to its corner of pixels, exactly.
+    # Simplifying leaves vertices out and moves none: each goes back to its place on the raster, exactly.
     back = np.linalg.inv(plan).T
-    return np.asarray(shapely.transform(simple, lambda places: placed(np.rint(places @ back))))
+    return np.asarray(shapely.transform(simple, lambda places: placed(np.rint(places @ back * steps) / steps)))
 
 
 def _plan(frame: np.ndarray) -> tuple[np.ndarray, float]:

@@ -20,7 +20,14 @@ Predict = Callable[[np.ndarray], np.ndarray]
 
 
 def tile_matrices(
-    predict: Predict, store: TileStore, indices: Sequence[int], classes: int, batch: int, what: str = "evaluating", edge: int = EDGE
+    predict: Predict,
+    store: TileStore,
+    indices: Sequence[int],
+    classes: int,
+    batch: int,
+    what: str = "evaluating",
+    edge: int = EDGE,
+    lanes: int = 1,
 ) -> np.ndarray:
     """Predict the tiles of a part and count label against prediction.
 
@@ -32,6 +39,7 @@ def tile_matrices(
         batch: Tiles a batch.
         what: Word before the progress bar.
         edge: Tiles longer than this a side are predicted in pieces (`inference.pieces.piece_edge`).
+        lanes: Pieces of them at a time, on threads of their own.
 
     Returns:
         (N, K, K) int64 in the order of `indices`; rows are labels, columns predictions.
@@ -43,7 +51,7 @@ def tile_matrices(
         first = store.entries[chosen[0]]
         if max(first.height, first.width) > edge:
             label = store.label(chosen[0])
-            for window, pred in by_pieces(predict, store.image(chosen[0]), edge):
+            for window, pred in by_pieces(predict, store.image(chosen[0]), edge, lanes):
                 matrices[places[chosen[0]]] += confusion_matrix(label[window.slices], pred, classes)
             continue
         preds = predict(np.stack([store.image(i) for i in chosen]))

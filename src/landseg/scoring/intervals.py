@@ -6,7 +6,7 @@ therefore the group: the tiles that may not be separated between parts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -139,6 +139,31 @@ def gain_interval(
     return _percentiles(np.concatenate([labelled_miou(new) - labelled_miou(old) for old, new in drawn]), level)
 
 
+def sum_intervals(
+    groups: np.ndarray, statistics: Callable[[np.ndarray], Mapping[str, np.ndarray]], level: float = LEVEL, seed: int = 0
+) -> dict[str, Interval | None]:
+    """Percentile bootstrap intervals of scores that are functions of sums over groups, such as blocks of ground.
+
+    Args:
+        groups: (G, ...) float64, the sums of each group. A group of zeros says nothing and is left out.
+        statistics: From a stack of sums (R, ...) to one number each (R,) by name; NaN where it has no meaning.
+        level: As for `interval`.
+        seed: As for `interval`.
+
+    Returns:
+        Name → (low, high), or None where fewer than two groups say something, or the score has no meaning in any resample.
+
+    Source: as for `interval`.
+    """
+    flat = groups.reshape(len(groups), -1)
+    told = flat[flat.any(axis=1)]
+    names = statistics(np.zeros((1, *groups.shape[1:])))
+    if len(told) < 2:
+        return dict.fromkeys(names)
+    drawn = [statistics((weights @ told).reshape(-1, *groups.shape[1:])) for weights in _weights(len(told), RESAMPLES, seed)]
+    return {name: _percentiles(np.concatenate([values[name] for values in drawn]), level) for name in names}
+
+
 def labelled_miou(matrices: np.ndarray) -> np.ndarray:
     """Mean IoU over the classes that the labels hold: (..., K, K) counts → (...) float64, NaN where nothing is scored.
 
@@ -172,20 +197,26 @@ def _resampled(groups: np.ndarray, resamples: int, seed: int) -> Iterator[np.nda
     A resample is a row of multinomial weights (how often each group was drawn) times the groups' matrices. Weights and sums are whole
     numbers below 2^53, so float64 is exact and the order in which BLAS adds them does not matter.
     """
-    generator = np.random.default_rng(seed)
     count, size, _ = groups.shape
     flat = groups.reshape(count, size * size)
     used = np.flatnonzero(flat.any(axis=0))  # most pairs of many classes are never confused
     known = flat[:, used].astype(np.float64)
+    for weights in _weights(count, resamples, seed):
+        stack = np.zeros((len(weights), size * size))
+        stack[:, used] = weights @ known
+        yield stack.reshape(-1, size, size)
+
+
+def _weights(count: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Blocks (R, count) float64, `resamples` rows in all: how often each of `count` groups was drawn."""
+    generator = np.random.default_rng(seed)
     rows = max(1, min(resamples, _BLOCK_BYTES // (8 * count)))
     for start in range(0, resamples, rows):
         weights = np.empty((min(rows, resamples - start), count))
         for row in weights:
             # Counting uniform draws is a multinomial draw, many times faster than `Generator.multinomial` with as many categories as draws.
             row[:] = np.bincount(generator.integers(0, count, count), minlength=count)
-        stack = np.zeros((len(weights), size * size))
-        stack[:, used] = weights @ known
-        yield stack.reshape(-1, size, size)
+        yield weights
 
 
 def _percentiles(values: np.ndarray, level: float) -> Interval | None:

@@ -9,21 +9,28 @@ import math
 import queue
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
+import torch
 
 from landseg.core.classes import IGNORE_INDEX
 from landseg.core.progress import parallel_map
 from landseg.core.settings import AugmentConfig, SampleConfig
 from landseg.core.stopwatch import Stopwatch
-from landseg.data.pack import READ_BYTES, READING, Files, TileStore
+from landseg.data.pack import Files, TileStore
 from landseg.training.draws import tile_keys, uniform
-from landseg.training.mixing import mix
+from landseg.training.mixing import pastes
 from landseg.training.pace import CUTTING, MIXING
+from landseg.training.parts import Part
+from landseg.training.ranks import Share
+from landseg.training.residency import Residence
 from landseg.training.sampling import copies, factors, with_labels
+from landseg.training.transfer import Arrays, Batch, Drawn, Lane, blank
+
+T = TypeVar("T")
 
 _AHEAD = 3
 """Batches that may wait for the loop."""
@@ -39,15 +46,6 @@ CROP = 512
 
 _PLACES = 8
 """Places that are drawn for a crop, until labels are found there: where a tenth of all places have some, half of the crops do."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Tiles or crops of one step: their keys (N,), images (N, H, W, C) in the store's dtype, labels (N, H, W) uint8."""
-
-    keys: np.ndarray
-    images: np.ndarray
-    labels: np.ndarray
 
 
 class Batches:
@@ -74,6 +72,7 @@ class Batches:
 
     Attributes:
         count: Batches an epoch, the same in each.
+        fewest: Tiles of the smallest batch.
         dropped: Tiles that never come, because nothing in them is labelled.
     """
 
@@ -109,7 +108,46 @@ class Batches:
         self._by_key = np.argsort(self._keys, kind="stable")  # a partner is drawn whatever the order of the indices
         # As few as hold `size` at most (what the memory was found to hold), of two at least.
         self.count = max(1, min(math.ceil(len(self._indices) / size), len(self._indices) // 2))
-        self._workers = 1 if store.is_mapped else workers
+        self.fewest = len(self._indices) // self.count
+        self._workers = workers
+        self._home: Residence | None = None
+        self._lane: Lane | None = None
+        self._own: Callable[[int], slice] | None = None
+
+    def reside(self, setting: str, device: torch.device) -> None:
+        """Decide where the tiles shall lie; `settle`, or the first epoch, brings them there.
+
+        Args:
+            setting: `data.residency`.
+            device: That trains.
+
+        Raises:
+            LandsegError: They do not fit where they must.
+        """
+        self._home = Residence(self._store, np.unique(self._indices).tolist(), setting, device, self._workers)
+        self._lane = Lane(device) if device.type == "cuda" else None
+
+    def divide(self, own: Callable[[int], slice]) -> None:
+        """Of several processes, make no more than this one's share of each batch: which of so many tiles, `own` says."""
+        self._own = own
+
+    def settle(self) -> None:
+        """Bring the tiles to where they shall lie, once.
+
+        Raises:
+            LandsegError: They cannot be had there.
+        """
+        if self._home is not None:
+            self._home.settle()
+
+    def leave_device(self) -> bool:
+        """Give back the memory of the device that the tiles take; False where they take none. Batches stay the same."""
+        return self._home is not None and self._home.leave_device()
+
+    @property
+    def where(self) -> str:
+        """Where the tiles are: device, host or disk."""
+        return "disk" if self._home is None else self._home.where
 
     @property
     def images(self) -> int:
@@ -122,7 +160,12 @@ class Batches:
         whole, shown = np.bincount(self._indices), np.bincount(self._indices[units], minlength=int(self._indices.max()) + 1)
         return {int(i): float(shown[i] / whole[i]) for i in np.flatnonzero(whole)}
 
-    def samples(self, epoch: int, tiles: Sequence[int]) -> tuple[list[int], Batch]:
+    def tiles(self, epoch: int, keys: np.ndarray) -> list[str]:
+        """The names of the tiles that an epoch's images with these keys are of."""
+        units, drawn = self._drawn(epoch)
+        return [self._store.entries[i].name for i in self._indices[units[np.isin(drawn, keys)]].tolist()]
+
+    def samples(self, epoch: int, tiles: Sequence[int]) -> tuple[list[int], Arrays]:
         """What an epoch makes of some tiles, for a look: those of them that come in it, and the first image of each as a batch."""
         units, keys = self._drawn(epoch)
         found = self._indices[units]
@@ -138,7 +181,12 @@ class Batches:
         size = pixels * (self._store.bands * np.dtype(self._store.dtype).itemsize + 1)
         ahead = max(1, min(_AHEAD, _AHEAD_BYTES // size))
         chosen = np.array_split(order, self.count)[start:]
-        yield from _read_ahead((self._make(epoch, units[part], keys[part]) for part in chosen), ahead)
+        self.settle()
+        own, lane = self._own, self._lane
+        mine = chosen if own is None else [part[own(len(part))] for part in chosen]
+        made = (self._made(epoch, units[part], keys[part]) for part in mine)
+        batches = _read_ahead(made, ahead) if lane is None else map(lane.receive, _read_ahead(map(lane.send, made), ahead))
+        yield from batches if own is None else (Share(batch, keys[part]) for batch, part in zip(batches, chosen, strict=True))
 
     def _name(self, index: int, crop: int, again: int = 0) -> str:
         """What a tile's or crop's key is made of. No two are equal: one zero byte stands before a crop, two before a further time."""
@@ -158,60 +206,67 @@ class Batches:
             keys[further] = tile_keys([self._name(*part) for part in zip(*(part.tolist() for part in parts), strict=True)])
         return units, keys
 
-    def _make(self, epoch: int, units: np.ndarray, keys: np.ndarray) -> Batch:
-        images = np.zeros((len(keys), *self.shape, self._store.bands), self._store.dtype)
-        labels = np.full((len(keys), *self.shape), IGNORE_INDEX, np.uint8)
+    @property
+    def _source(self) -> TileStore:
+        return self._store if self._home is None else self._home.store
+
+    def _made(self, epoch: int, units: np.ndarray, keys: np.ndarray) -> Batch:
+        """A batch, of tiles on the device where they are there."""
+        home = self._home
+        if home is None or home.resident is None:
+            return self._make(epoch, units, keys)
+        parts = [self._part(unit, epoch, keys[n : n + 1]) for n, unit in enumerate(units)]
+        return Drawn(keys, parts, home, blank(keys[:0], self.shape, self._store.bands, self._store.dtype))
+
+    def _make(self, epoch: int, units: np.ndarray, keys: np.ndarray) -> Arrays:
+        batch = blank(keys, self.shape, self._store.bands, self._store.dtype, self._lane)
 
         def fill(n: int) -> None:
-            key = keys[n : n + 1]
-            image, label = self._taken(units[n], epoch, key)
-            height, width = label.shape
-            with self._watch.of(READING):  # of a map: the disk is read where its pages are looked at
-                images[n, :height, :width], labels[n, :height, :width] = image, label
-            if self._mixing is not None:
-                partner = partial(self._partner, units[n], epoch, key)
-                with self._watch.of(MIXING):
-                    mix(images[n], labels[n], partner, self._mixing, seed=self._seed, epoch=epoch, key=key)
+            self._part(units[n], epoch, keys[n : n + 1]).fill(batch.images[n], batch.labels[n])
 
-        for _ in parallel_map(fill, range(len(keys)), workers=self._workers):
+        for _ in parallel_map(fill, range(len(keys)), workers=1 if self._source.is_mapped else self._workers):
             pass
-        return Batch(keys, images, labels)
+        return batch
 
-    def _taken(self, unit: int, epoch: int, key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Image and label of a tile, or of the crop that the key draws."""
-        i = int(self._indices[unit])
-        with self._watch.of(READING):
-            image, label = self._store.image(i), self._store.label(i)
-        with self._watch.of(CUTTING):
-            place = self._place(i, label, epoch, key)
-        if self._store.is_mapped:
-            self._watch.count(READ_BYTES, image[place].nbytes + label[place].nbytes)
-        return image[place], label[place]
+    def _part(self, unit: int, epoch: int, key: np.ndarray) -> Part:
+        """What an image is made of: a tile, or the crop of it that the key draws, with what is mixed into it."""
+        part = self._cropped(unit, epoch, key)
+        if self._mixing is not None:
+            partner = partial(self._partner, unit, epoch, key)
+            with self._watch.of(MIXING):
+                part.pastes += pastes(partner, lambda other: other.label, self._mixing, seed=self._seed, epoch=epoch, key=key)
+        return part
 
-    def _partner(self, unit: int, epoch: int, key: np.ndarray, purpose: str) -> tuple[np.ndarray, np.ndarray]:
+    def _partner(self, unit: int, epoch: int, key: np.ndarray, purpose: str) -> Part:
         """A tile or crop, drawn for (seed, epoch, tile) from all others of the part, as the epoch has it."""
         chosen = self._by_key[int(uniform(self._seed, epoch, key, f"{purpose} partner")[0] * (len(self._by_key) - 1))]
         if chosen == unit:  # the last one is not among those drawn from, and stands in for the tile itself
             chosen = self._by_key[-1]
-        return self._taken(chosen, epoch, self._keys[chosen : chosen + 1])
+        return self._cropped(chosen, epoch, self._keys[chosen : chosen + 1])
 
-    def _place(self, i: int, label: np.ndarray, epoch: int, key: np.ndarray) -> tuple[slice, slice]:
-        """Which part of tile `i` is taken."""
-        entry, (height, width) = self._store.entries[i], self.shape
+    def _cropped(self, unit: int, epoch: int, key: np.ndarray) -> Part:
+        part = Part(self._source, int(self._indices[unit]), self.shape, self._watch)
+        with self._watch.of(CUTTING):
+            part.row, part.col = self._place(part, epoch, key)
+        return part
+
+    def _place(self, part: Part, epoch: int, key: np.ndarray) -> tuple[int, int]:
+        """Which row and column of its tile are a part's first."""
+        entry, (height, width) = self._store.entries[part.tile], self.shape
         if entry.height <= height and entry.width <= width:
-            return slice(None), slice(None)
+            return 0, 0
         free = max(0, entry.height - height), max(0, entry.width - width)
-        area, whole = min(height, entry.height) * min(width, entry.width), entry.height * entry.width
+        area, whole = part.height * part.width, entry.height * entry.width
         labelled = sum(entry.class_pixels)
         wanted = labelled / whole * area / 2 if labelled < whole else 0.0  # wherever it lies, a crop of a labelled tile is labelled
-        best, most = (slice(None), slice(None)), -1
+        best, most = (0, 0), -1
         for k in range(_PLACES):
             purposes = [f"crop {side} {k}" if k else f"crop {side}" for side in ("row", "col")]
             row, col = (int(uniform(self._seed, epoch, key, word)[0] * (room + 1)) for word, room in zip(purposes, free, strict=True))
             taken = slice(row, row + height), slice(col, col + width)
-            found = int(np.count_nonzero(label[taken] != IGNORE_INDEX)) if wanted else 0
+            found = int(np.count_nonzero(part.whole_label[taken] != IGNORE_INDEX)) if wanted else 0
             if found > most:
-                best, most = taken, found
+                best, most = (row, col), found
             if found >= wanted:
                 break
         return best
@@ -235,12 +290,12 @@ def crop_shape(sizes: np.ndarray, crop: int | None) -> tuple[int, int]:
     return shape if max(shape) <= LONGEST else (min(shape[0], CROP), min(shape[1], CROP))
 
 
-def _read_ahead(batches: Iterator[Batch], ahead: int) -> Iterator[Batch]:
+def _read_ahead(batches: Iterator[T], ahead: int) -> Iterator[T]:
     """Make batches on a thread while the loop computes; what goes wrong there comes out here."""
-    ready: queue.Queue[Batch | BaseException | None] = queue.Queue(ahead)
+    ready: queue.Queue[T | BaseException | None] = queue.Queue(ahead)
     is_over = threading.Event()
 
-    def put(item: Batch | BaseException | None) -> bool:
+    def put(item: T | BaseException | None) -> bool:
         while not is_over.is_set():
             try:
                 ready.put(item, timeout=0.1)

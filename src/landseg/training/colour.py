@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from landseg.core.settings import AugmentConfig
-from landseg.network.build import Normalisation
+from landseg.network.card import Normalisation
 from landseg.training.choices import Choices
 
 _RANGE_STD = 4.0

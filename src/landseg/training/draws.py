@@ -26,9 +26,10 @@ def uniform(seed: int, epoch: int, keys: np.ndarray, purpose: str) -> np.ndarray
     return np.asarray((mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53)
 
 
-def step_seed(seed: int, epoch: int, step: int) -> int:
-    """The seed of what a network itself draws in a step (dropout); 63 bits."""
-    return xxhash.xxh3_64_intdigest(f"{seed} {epoch} {step} step".encode()) >> 1
+def step_seed(seed: int, epoch: int, step: int, process: int = 0) -> int:
+    """The seed of what a network itself draws in a step (dropout), in each process that shares it other draws; 63 bits."""
+    more = f" {process}" if process else ""
+    return xxhash.xxh3_64_intdigest(f"{seed} {epoch} {step} step{more}".encode()) >> 1
 
 
 def _mix(values: np.ndarray) -> np.ndarray:

@@ -12,15 +12,29 @@ log = logging.getLogger("landseg")
 
 
 class Interruption:
-    """What was asked of the run while it worked; the methods are signals' handlers.
+    """What was asked of the run while it worked; `note` and `note_save` are signals' handlers.
+
+    Args:
+        is_shared: Several processes share the run: a signal to any is one to all, and they do as asked once all have heard of it. A second
+            one stops nobody then: launchers send one after the other, and the others would wait for whoever is gone.
 
     Attributes:
         is_asked: It shall stop.
         is_save_asked: It shall save its state now, and go on; who does so sets it back.
     """
 
-    is_asked = False
-    is_save_asked = False
+    def __init__(self, *, is_shared: bool = False) -> None:
+        self.is_asked = self.is_save_asked = False
+        self._is_shared, self._own_stop, self._own_save = is_shared, False, False
+
+    def own(self) -> tuple[bool, bool]:
+        """Whether this process was asked to stop, and to save since this was called last; for the others."""
+        found, self._own_save = (self._own_stop, self._own_save), False
+        return found
+
+    def hear(self, *, stop: bool, save: bool) -> None:
+        """Take note of what any process was asked."""
+        self.is_asked, self.is_save_asked = self.is_asked or stop, self.is_save_asked or save
 
     def note(self, _number: int, _frame: object) -> None:
         """Stop: the first time it is noted, a second one stops at once.
@@ -28,15 +42,38 @@ class Interruption:
         Raises:
             KeyboardInterrupt: It was asked before.
         """
-        if self.is_asked:
+        if self._is_shared and self._own_stop:
+            return
+        if self.is_asked and not self._is_shared:
             raise KeyboardInterrupt
-        self.is_asked = True
+        self._own_stop, self.is_asked = self._is_shared, self.is_asked or not self._is_shared
         with suppress(RuntimeError):  # a signal amid a line of the log, whose file takes no line within a line
             log.info("stopping after this step; the state will be saved")
 
     def note_save(self, _number: int, _frame: object) -> None:
         """Save and go on."""
-        self.is_save_asked = True
+        self._own_save, self.is_save_asked = self._is_shared, self.is_save_asked or not self._is_shared
+
+
+@contextmanager
+def heard() -> Iterator[None]:
+    """Within, SIGUSR1 does not end the process, as it does where nobody listens: outside `noted` there is nothing to save, which is said.
+
+    In another thread than the main one nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGUSR1"):
+        yield
+        return
+
+    def say(_number: int, _frame: object) -> None:
+        with suppress(RuntimeError):  # as above
+            log.info("a signal asks to save, but nothing is being trained now: there is nothing to save")
+
+    before = signal.signal(signal.SIGUSR1, say)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 @contextmanager

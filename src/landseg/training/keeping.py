@@ -11,7 +11,8 @@ from torch import Tensor
 from landseg.core.errors import LandsegError
 from landseg.core.files import write_bytes
 from landseg.core.runs import Run
-from landseg.network.checkpoint import ModelCard, has_model, load_card, save_model, settle_model
+from landseg.network.card import ModelCard, has_model, load_card
+from landseg.network.checkpoint import save_model, settle_model
 from landseg.training.state import save_state
 
 log = logging.getLogger("landseg")
@@ -133,6 +134,25 @@ class Keeper:
     def _told(self, what: str) -> None:
         if self._refused.pop(what, None) is not None:
             log.info("the %s is saved again", what)
+
+
+class Bystander:
+    """What the other processes of a run have for a keeper: the first one keeps for them."""
+
+    miou, epoch, best = -1.0, -1, -1.0
+
+    def keep_model(self, weights: dict[str, Tensor], card: ModelCard) -> None:
+        """Nothing."""
+
+    def save_state(self, state: dict[str, Any]) -> bool:
+        """Nothing is saved here."""
+        return False
+
+    def resumed(self, step: int) -> None:
+        """Nothing."""
+
+    def end(self) -> None:
+        """Nothing."""
 
 
 def _score(card: ModelCard) -> tuple[float, int]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from landseg.core import machine
+from landseg.core.errors import LandsegError
 from landseg.core.files import human_bytes
 
 SHARE = 0.9
@@ -47,6 +48,28 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _SAID)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error, cut short: torch goes on with advice and addresses."""
+    text = str(error).strip().partition("\n")[0] or type(error).__name__
+    return text if len(text) <= 120 else f"{text[:117]}…"
+
+
+def no_room(tried: int, found: str, when: str) -> LandsegError:
+    """The four-part error for memory that does not hold the fewest tiles there can be.
+
+    Args:
+        tried: So many at once.
+        found: What the allocator said.
+        when: ``training`` or ``validation``.
+    """
+    return LandsegError(
+        "train.batch",
+        f"out of memory in {when} with {tried} tile{'s' * (tried > 1)} at once, the fewest there can be ({found})",
+        "memory for that many",
+        "end other programs that hold memory, or use less: --set train.crop=256, --set train.size=256, or a smaller model.encoder",
+    )
 
 
 def cut(count: int, most: int) -> list[int]:

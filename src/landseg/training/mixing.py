@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import numpy as np
 
@@ -11,22 +12,24 @@ from landseg.core.classes import IGNORE_INDEX
 from landseg.core.settings import AugmentConfig
 from landseg.training.draws import uniform
 
-Partner = Callable[[str], tuple[np.ndarray, np.ndarray]]
-"""Draws another tile for a purpose: image (H, W, C) and label (H, W), which may be smaller than the tile they go into: its first rows and
-columns."""
+T = TypeVar("T")
 
 
-def mix(image: np.ndarray, label: np.ndarray, partner: Partner, settings: AugmentConfig, *, seed: int, epoch: int, key: np.ndarray) -> None:
-    """Copy pixels of others into a tile, in place; each at the same row and column, those without a label never.
+def pastes(
+    partner: Callable[[str], T], label_of: Callable[[T], np.ndarray], settings: AugmentConfig, *, seed: int, epoch: int, key: np.ndarray
+) -> Iterator[tuple[T, np.ndarray]]:
+    """What is copied into a tile, one after the other: another tile, and which of its pixels; those without a label never.
 
     Args:
-        image: (H, W, C) of any dtype, which stays; contiguous.
-        label: (H, W) uint8 ids.
-        partner: Asked only where something is to be copied.
+        partner: Draws another tile for a purpose; asked only where something is to be copied.
+        label_of: Its label, (H, W) uint8 ids, which may be smaller than the tile that it goes into: its first rows and columns.
         settings: `augment.class_mix` and `augment.cut_mix`, each drawn for itself, with a partner of its own.
         seed: Of the run.
         epoch: From 0.
         key: (1,) uint64, the tile's key.
+
+    Yields:
+        The other tile, and (H, W) bool of its label's shape.
 
     Source: Olsson et al. 2021, "ClassMix"; Yun et al. 2019, "CutMix".
     """
@@ -39,13 +42,25 @@ def mix(image: np.ndarray, label: np.ndarray, partner: Partner, settings: Augmen
         ("cut_mix", settings.cut_mix, rectangle),
     )
     for name, share, choose in ways:
-        if draw(name) >= share:
-            continue
-        other_image, other_label = partner(name)
-        is_copied = choose(other_label, draw) & (other_label != IGNORE_INDEX)
-        height, width = is_copied.shape
-        np.copyto(_pixels(image)[:height, :width], _pixels(np.ascontiguousarray(other_image)), where=is_copied)
-        np.copyto(label[:height, :width], other_label, where=is_copied)
+        if draw(name) < share:
+            other = partner(name)
+            label = label_of(other)
+            yield other, choose(label, draw) & (label != IGNORE_INDEX)
+
+
+def paste(image: np.ndarray, label: np.ndarray, other_image: np.ndarray, other_label: np.ndarray, is_copied: np.ndarray) -> None:
+    """Copy pixels of another tile into one, in place, each at the same row and column.
+
+    Args:
+        image: (H, W, C) of any dtype, which stays; contiguous.
+        label: (H, W) uint8 ids.
+        other_image: (h, w, C) of the same dtype; its first rows and columns are those of `image`.
+        other_label: (h, w).
+        is_copied: (h, w) bool.
+    """
+    height, width = is_copied.shape
+    np.copyto(_pixels(image)[:height, :width], _pixels(np.ascontiguousarray(other_image)), where=is_copied)
+    np.copyto(label[:height, :width], other_label, where=is_copied)
 
 
 def _pixels(image: np.ndarray) -> np.ndarray:

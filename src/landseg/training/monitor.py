@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,6 +23,7 @@ from landseg.data.pack import TileStore
 from landseg.scoring.confusion import Scores
 from landseg.training.gauges import Machine
 from landseg.training.pace import STEP, Bottleneck, Pace, Situation
+from landseg.training.soundness import is_exploding
 
 if TYPE_CHECKING:
     from landseg.training.loop import Position
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("landseg")
 
 LOG_EVERY_S = 10.0
+"""Between two lines of the log. Of a run whose steps are slow, it is so for the metrics too: at which steps their lines stand is then a
+matter of the clock, and may be another after a kill; nothing else of the run is."""
 
 METRICS_EVERY = 50
 """Steps between two training lines of `metrics.jsonl`; the end of an epoch writes one too."""
@@ -46,21 +50,25 @@ class Monitor:
         device: Where it computes.
         batches: Steps an epoch.
         watch: What times the run's kinds of work.
+        residency: Where the tiles lie: device, host or disk.
 
     Attributes:
         pace: Where the time goes.
     """
 
-    def __init__(self, recipe: Recipe, store: TileStore, device: torch.device, batches: int, watch: Stopwatch) -> None:
+    def __init__(
+        self, recipe: Recipe, store: TileStore, device: torch.device, batches: int, watch: Stopwatch, residency: str = "disk"
+    ) -> None:
         train, data = recipe.train, recipe.data
         batch = train.step_tiles
         about = (device.type, batch, store.is_mapped, data.pack, data.workers, machine.cores(), train.validate_every, train.save_minutes)
-        self.pace, self._watch = Pace(Situation(*about), watch), watch
+        self.pace, self._watch = Pace(Situation(*about, residency), watch), watch
         self._epochs, self._batches, self._device, self._now = None if train.minutes else train.epochs, batches, device, watch.now
         self._loss, self._steps = torch.zeros((), device=device), 0
         self._logged_at = self._shown_at = watch.now()
         self._losses: list[float] = []
         self._said: str | None = None
+        self._has_exploded = False
         self._machine = Machine(device, Path())
         self._panel, self._view = Panel(""), View("")
 
@@ -68,7 +76,7 @@ class Monitor:
     def shown(self, folder: Path, at: Position) -> Iterator[None]:
         """Within, the run is watched: on a panel where there is a terminal. Seconds before it count for nothing."""
         past = read_metrics(folder)
-        self._losses = [float(line["train/loss"]) for line in past if line.get("train/loss") is not None]
+        self._losses = _losses(past)
         scored: Mapping[str, Any] = next((line for line in reversed(past) if line.get("val/miou") is not None), {})
         iou = {key.removeprefix("val/iou/"): value for key, value in scored.items() if key.startswith("val/iou/")}
         best = (at.best_miou, at.best_epoch + 1) if at.best_epoch >= 0 else None
@@ -89,6 +97,14 @@ class Monitor:
         self._loss += loss
         self._steps += 1
         self.pace.stepped(images)
+
+    def left_out(self, steps: int) -> None:
+        """Some of the steps that it was told were left out: their loss, which is 0, does not count."""
+        self._steps -= steps
+
+    def went_back(self, folder: Path) -> None:
+        """The run is where an earlier state was, and so are its metrics."""
+        self._losses, self._has_exploded = _losses(read_metrics(folder)), False
 
     def mean_loss(self) -> float:
         """The mean loss since the last line; it waits for the device."""
@@ -112,10 +128,15 @@ class Monitor:
 
     def line(self, at: Position, lr: float) -> dict[str, Any]:
         """End the window: what `metrics.jsonl` says of it, and now and then what the log does."""
-        mean = self.mean_loss()
-        self._losses.append(mean)
+        # Where each of its steps was left out, a window has no loss.
+        means = {"train/loss": self.mean_loss()} if self._steps else {}
+        self._losses += means.values()
         self._loss, self._steps = torch.zeros_like(self._loss), 0
-        values = {"train/loss": mean, "train/lr": lr, **self.times()}
+        values = {**means, "train/lr": lr, **self.times()}
+        if not self._has_exploded and is_exploding(self._losses):
+            self._has_exploded = True
+            said = "step %d: the loss is %.3g, far above what it was; a lower train.lr, or train.clip, may be needed"
+            log.warning(said, at.step, *means.values())
         self._show(at, lr)
         if self._now() - self._logged_at >= LOG_EVERY_S:
             self._logged_at = self._now()
@@ -166,7 +187,8 @@ class Monitor:
     def _log(self, at: Position, values: dict[str, Any]) -> None:
         total = "" if self._epochs is None else f"/{self._epochs}"
         left = clock(_left_s(at) or 0)
-        numbers = at.epoch + 1, total, at.step, values["train/loss"], values["train/lr"], values.get("speed/images_per_s", 0), left
+        loss, speed = values.get("train/loss", math.nan), values.get("speed/images_per_s", 0)
+        numbers = at.epoch + 1, total, at.step, loss, values["train/lr"], speed, left
         log.info("epoch %d%s  step %d  loss %.4f  lr %.2g  %.1f images/s  %s left", *numbers, extra=ON_PANEL)
         found: Bottleneck | None = self.pace.bottleneck()
         if found is not None and found.kind != self._said:
@@ -177,6 +199,10 @@ class Monitor:
         summary = self.pace.summary()
         if summary:
             log.info("time: %s", summary)
+
+
+def _losses(lines: list[dict[str, Any]]) -> list[float]:
+    return [float(line["train/loss"]) for line in lines if line.get("train/loss") is not None]
 
 
 def _left_s(at: Position) -> float | None:

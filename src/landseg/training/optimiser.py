@@ -1,13 +1,14 @@
-"""Parameter groups and the schedule of their rates. It keeps no averages; `averages` does."""
+"""Parameter groups, the schedule of their rates, and an update that a GPU itself may leave out. It keeps no averages; `averages` does."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from landseg.core.settings import TrainConfig
 
@@ -22,7 +23,15 @@ momentum falls meanwhile. Source: Smith 2018, "A disciplined approach to neural 
 `OneCycleLR`."""
 
 
-def make_optimiser(network: nn.Module, settings: TrainConfig, stages: Mapping[nn.Parameter, int] | None = None) -> torch.optim.Optimizer:
+def can_fuse(settings: TrainConfig, device: torch.device, *, is_scaled: bool) -> bool:
+    """Whether the update of all parameters is one launch a group: on a GPU, but where scaled gradients of 16 bits are clipped, which Fabric
+    refuses for an optimiser that undoes the scaling itself."""
+    return device.type == "cuda" and not (is_scaled and settings.clip is not None)
+
+
+def make_optimiser(
+    network: nn.Module, settings: TrainConfig, stages: Mapping[nn.Parameter, int] | None = None, *, is_fused: bool = False
+) -> torch.optim.Optimizer:
     """The optimiser of a recipe; biases and normalisation layers, whose parameters are vectors, have no weight decay.
 
     Source: Goyal et al. 2017, "Accurate, large minibatch SGD", section 5.3; rates by stage: Clark et al. 2020, "ELECTRA", section 3.1.
@@ -32,6 +41,7 @@ def make_optimiser(network: nn.Module, settings: TrainConfig, stages: Mapping[nn
         settings: `encoder_lr` and `layer_decay` make slower groups of the encoder's parameters.
         stages: The stage of each of the encoder's parameters, as `network.stages.parameter_stages` says; the deepest learns at
             `encoder_lr`, each before it `layer_decay` times as fast as the next. Needed where either is not 1.
+        is_fused: One launch for all parameters of a group; see `can_fuse`.
     """
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     stages = stages or {}
@@ -46,14 +56,42 @@ def make_optimiser(network: nn.Module, settings: TrainConfig, stages: Mapping[nn
         matrices, vectors = ([one for one in alike if (one.ndim > 1) is is_matrix] for is_matrix in (True, False))
         groups.append({"params": matrices, "weight_decay": settings.weight_decay, "share": share})
         groups.append({"params": vectors, "weight_decay": 0.0, "share": share})
+    fused = is_fused or None
     if settings.optimiser == "adamw":
-        return torch.optim.AdamW(groups, lr=settings.lr, betas=(settings.momentum, 0.999))
-    return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov and settings.momentum > 0)
+        return torch.optim.AdamW(groups, lr=settings.lr, betas=(settings.momentum, 0.999), fused=fused)
+    nesterov = settings.nesterov and settings.momentum > 0
+    optimiser = torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=nesterov, fused=fused)
+    _fill_momentum(optimiser)
+    return optimiser
 
 
-def set_rates(optimiser: torch.optim.Optimizer, settings: TrainConfig, progress: float) -> float:
-    """Set rates, and momentum where the schedule moves it, for a point of the run; returns the highest rate, that of the decoder."""
-    lr = settings.lr * lr_factor(progress, settings.schedule, settings.warmup)
+@contextmanager
+def left_out_where(optimiser: torch.optim.Optimizer, is_bad: Tensor) -> Iterator[None]:
+    """Within, a step of a fused optimiser changes neither weights nor state where `is_bad`, a boolean scalar on its device, is True.
+
+    The way in which torch's `GradScaler` has its fused optimisers leave a step out.
+    """
+    optimiser.grad_scale, optimiser.found_inf = None, is_bad.float()  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        del optimiser.grad_scale, optimiser.found_inf  # type: ignore[attr-defined]
+
+
+def spoil_where(optimiser: torch.optim.Optimizer, is_bad: Tensor) -> None:
+    """Make a gradient NaN where `is_bad`: so a `GradScaler` leaves out a step whose loss is no number, whatever its gradients are."""
+    gradients = (parameter.grad for group in optimiser.param_groups for parameter in group["params"] if parameter.grad is not None)
+    first = next(gradients, None)
+    if first is not None:
+        first.masked_fill_(is_bad, math.nan)
+
+
+def set_rates(optimiser: torch.optim.Optimizer, settings: TrainConfig, progress: float, share: float = 1.0) -> float:
+    """Set rates, and momentum where the schedule moves it, for a point of the run; returns the highest rate, that of the decoder.
+
+    `share` is what of the rates that the settings say is left.
+    """
+    lr = share * settings.lr * lr_factor(progress, settings.schedule, settings.warmup)
     momentum = momentum_at(progress, settings.schedule, settings.momentum)
     for group in optimiser.param_groups:
         group["lr"] = lr * group["share"]
@@ -67,9 +105,10 @@ def restore(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     A group's rest is rates, which `set_rates` sets at each step, and settings, of which an older state may lack some.
     """
     own = [{key: value for key, value in group.items() if key != "params"} for group in optimiser.param_groups]
-    optimiser.load_state_dict(state)
-    for group, settings in zip(optimiser.param_groups, own, strict=True):
-        group.update(settings)
+    # Before they are loaded: whether it is fused says on which device AdamW counts its steps.
+    groups = [{**saved, **settings} for saved, settings in zip(state["param_groups"], own, strict=True)]
+    optimiser.load_state_dict({**state, "param_groups": groups})
+    _fill_momentum(optimiser)
 
 
 def lr_factor(progress: float, schedule: Schedule, warmup: float) -> float:
@@ -98,6 +137,20 @@ def momentum_at(progress: float, schedule: Schedule, momentum: float) -> float:
     if schedule != "one_cycle":
         return momentum
     return max(0.0, momentum - MOMENTUM_FALL * _cycle(min(max(progress, 0.0), 1.0)))
+
+
+def _fill_momentum(optimiser: torch.optim.Optimizer) -> None:
+    """Give fused SGD the momentum that it would make at a parameter's first step.
+
+    It makes it for all parameters of a group or for none, and those of an encoder that is let go come later than the decoder's; and what it
+    makes at a step that is left out is never filled. From zeros, the first step is what it is without.
+    """
+    for group in optimiser.param_groups:
+        if group["fused"] and group.get("momentum"):
+            for parameter in group["params"]:
+                state = optimiser.state[parameter]
+                if state.get("momentum_buffer") is None:
+                    state["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def _cycle(done: float) -> float:

@@ -60,6 +60,7 @@ class Situation:
         cores: Cores that this process may use.
         validate_every: `train.validate_every`.
         save_minutes: `train.save_minutes`.
+        residency: Where the tiles lie: device, host or disk.
     """
 
     device: str
@@ -70,6 +71,7 @@ class Situation:
     cores: int = 1
     validate_every: int = 1
     save_minutes: float = 10.0
+    residency: str = "disk"
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,7 @@ def _cause(recent: Spent, situation: Situation) -> str:
     if situation.workers is not None and situation.workers < situation.cores and not situation.is_mapped:
         return f"{kind} on {situation.workers} of {situation.cores} cores; data.workers=null uses all"
     if kind == DECODING:
-        room = "room on the disk for the pack would let it be done once"
+        room = "data.residency=host decodes once, into memory; so does room on the disk for the pack"
         return f"decoding; {room if situation.wants_pack else 'data.pack=true decodes once'}"
     if kind == CUTTING:
         return "cutting crops; a larger train.crop cuts fewer"
@@ -204,11 +206,11 @@ def _cause(recent: Spent, situation: Situation) -> str:
 
 def _reading(bytes_s: float, situation: Situation) -> str:
     rate = f" ({human_bytes(round(bytes_s))}/s)" if bytes_s > 0 else ""
-    if not situation.is_mapped and not situation.wants_pack:
+    if situation.residency == "disk" and not situation.is_mapped and not situation.wants_pack:
         return f"reading files{rate}; data.pack=true puts them into one, decoded"
-    if bytes_s >= _MEMORY_BYTES_S:
+    if bytes_s >= _MEMORY_BYTES_S or situation.residency != "disk":
         return f"copying tiles within memory{rate}; a smaller train.crop copies less"
-    return f"reading from the disk{rate}; copy the data set to a faster disk"
+    return f"reading from the disk{rate}; data.residency=host reads it once, if memory holds it; else a faster disk"
 
 
 def _network(step_s: float, share: float, situation: Situation, gpu_use: float | None) -> Bottleneck:

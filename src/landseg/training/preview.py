@@ -11,8 +11,8 @@ import torch
 from landseg.core.settings import Recipe
 from landseg.data.pack import TileStore
 from landseg.data.packing import Entry
-from landseg.network.build import STRIDE
-from landseg.network.engine import fitted_shape, to_tensor
+from landseg.network.sizes import STRIDE, fitted_shape
+from landseg.network.torch_engine import to_tensor
 from landseg.training.augment import Bands, augment
 from landseg.training.batches import Batches
 from landseg.training.draws import tile_keys, uniform

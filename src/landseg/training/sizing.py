@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from landseg.core.classes import IGNORE_INDEX
-from landseg.network.engine import fit, fitted_shape, pad
+from landseg.network.sizes import fitted_shape
+from landseg.network.torch_engine import fit, pad
 
 
 def sized(images: Tensor, labels: Tensor, factor: float) -> tuple[Tensor, Tensor]:

@@ -44,7 +44,7 @@ def save_state(folder: Path, state: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save({"version": VERSION, **state}, buffer)
     data = buffer.getbuffer()  # and not a copy: a state may be of gigabytes
-    path = folder / f"step-{state['step']:09d}{SUFFIX}"
+    path = folder / _name(state["step"])
     write_bytes(path, f"{hashlib.sha256(data).hexdigest()}\n".encode(), data, sync=True)
     # A state beyond this step is of a run that was given up: it may not push out a good one.
     found = set(folder.glob(f"step-*{SUFFIX}"))
@@ -54,18 +54,18 @@ def save_state(folder: Path, state: dict[str, Any]) -> None:
             old.unlink()
 
 
-def has_state(folder: Path) -> bool:
-    """True when there is something to resume."""
-    return any(folder.glob(f"step-*{SUFFIX}"))
+def has_state(folder: Path, before: int | None = None) -> bool:
+    """True when there is something to resume, of a step before `before`."""
+    return bool(_states(folder, before))
 
 
-def load_state(folder: Path) -> dict[str, Any]:
-    """The newest undamaged state; a damaged one is passed over with a warning.
+def load_state(folder: Path, before: int | None = None) -> dict[str, Any]:
+    """The newest undamaged state of a step before `before`; a damaged one is passed over with a warning.
 
     Raises:
         LandsegError: There is none, or it is of another version.
     """
-    for path in sorted(folder.glob(f"step-*{SUFFIX}"), reverse=True):
+    for path in _states(folder, before):
         try:
             state = _read(path)
             version = int(state["version"])
@@ -90,6 +90,16 @@ def misfit(folder: Path, error: Exception) -> LandsegError:
         "states of this run, and the versions of torch, timm and segmentation_models_pytorch that environment.json names",
         "put back what belongs there, or begin anew with --overwrite in place of --resume",
     )
+
+
+def _states(folder: Path, before: int | None) -> list[Path]:
+    """The newest first; their names sort as their steps."""
+    found = sorted(folder.glob(f"step-*{SUFFIX}"), reverse=True)
+    return found if before is None else [path for path in found if path.name < _name(before)]
+
+
+def _name(step: int) -> str:
+    return f"step-{step:09d}{SUFFIX}"
 
 
 def _read(path: Path) -> dict[str, Any]:

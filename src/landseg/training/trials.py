@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from landseg.core.settings import ModelConfig
-from landseg.network.build import Normalisation, build
+from landseg.network.build import build
+from landseg.network.card import Normalisation
 
 FEWEST_STEPS, MOST_STEPS = 3, 50
 

@@ -176,7 +176,8 @@ def _val(data: Path) -> float:
 
 def _try_network(recipe: Recipe, classes: Sequence[str]) -> None:
     """Build the network once before the first step: a misspelt encoder should cost seconds, not the unpacking of a competition."""
-    from landseg.network.build import Normalisation, build
+    from landseg.network.build import build
+    from landseg.network.card import Normalisation
     from landseg.network.finetune import load_start
     from landseg.network.loss import make_loss
 

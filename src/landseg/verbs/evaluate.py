@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 
@@ -27,9 +28,10 @@ from landseg.scoring.gains import NO_INTERVAL, Compared, Pass, compare, table
 from landseg.scoring.intervals import Interval, intervals
 from landseg.scoring.report import EvaluationReport, TileExample, write_report
 from landseg.splitting.assignment import read_split, tile_numbers
+from landseg.verbs.against import ScoredMap, only_map, require_model, score_map
 
 if TYPE_CHECKING:
-    from landseg.network.checkpoint import ModelCard
+    from landseg.network.card import ModelCard
     from landseg.network.engine import Engine
 
 EXAMPLES = 6
@@ -83,6 +85,7 @@ class Evaluated:
         return "\n".join([*lines, "", *table(self.comparison)] if self.comparison else lines)
 
 
+@overload
 def evaluate(
     model: str | Path | Sequence[str | Path],
     data: str | Path,
@@ -94,33 +97,65 @@ def evaluate(
     out: str | Path | None = None,
     recipe: str | Path | Recipe | None = None,
     settings: Sequence[str] = (),
-) -> Evaluated:
-    """Score a model on a part of a data set and write the report.
+) -> Evaluated: ...
+@overload
+def evaluate(
+    model: str | Path | Sequence[str | Path],
+    data: None = None,
+    *,
+    against: str | Path,
+    require: str | None = None,
+    out: str | Path | None = None,
+    recipe: str | Path | Recipe | None = None,
+    settings: Sequence[str] = (),
+) -> ScoredMap: ...
+def evaluate(
+    model: str | Path | Sequence[str | Path],
+    data: str | Path | None = None,
+    *,
+    split: str | None = None,
+    part: str = "val",
+    require: str | None = None,
+    tta: str | None = None,
+    out: str | Path | None = None,
+    against: str | Path | None = None,
+    recipe: str | Path | Recipe | None = None,
+    settings: Sequence[str] = (),
+) -> Evaluated | ScoredMap:
+    """Score a model on a part of a data set and write the report; or, with `against`, a map against reference polygons or a raster.
 
     With an augmentation or an ensemble, each model is scored alone and without augmentation too, so that gain and cost are measured. That
     takes as long as the ensemble itself, an eighth of the time of `d4`, a third of that of `scales`; an ensemble with an augmentation is
     scored without it as well.
 
     Args:
-        model: Run folder or model folder, or several (an ensemble).
-        data: Dataset folder with labels.
+        model: Run folder or model folder, or several (an ensemble); with `against` a map: a class raster or a layer of polygons.
+        data: Dataset folder with labels; None with `against`.
         split: Name of the split; the only one when None.
         part: ``train``, ``val``, ``test``, or ``all`` for every tile, which needs no split.
         require: A gate, such as ``miou=0.7`` or ``iou/road=0.5``.
         tta: none | d4 | scales: test-time augmentation, in place of ``predict.tta``.
         out: Folder of the report; when None, in the first model's folder ``report``, or ``report-ensemble``, ``report-d4`` and so on:
-            what another way to predict scores does not replace the report of the run itself.
-        recipe: Its section `predict` sets batch, device and augmentation.
+            what another way to predict scores does not replace the report of the run itself. With `against`, the folder of `objects.gpkg`
+            and `scores.json`; nothing is written when None.
+        against: The reference of a map: a layer of polygons or a class raster, of any CRS; `score_map` says more.
+        recipe: Its section `predict` sets batch, device, engine and augmentation; `score` how a map is scored: by which class column,
+            within what tolerance.
         settings: ``key=value`` each, over the recipe.
 
     Raises:
         LandsegError: Model and data do not fit; with `is_gate`, the score is below the one required (the report is written).
     """
-    gate = _parse_gate(require)
     resolved = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, settings)
+    if against is not None:
+        scored, folder = only_map(model, data, split=split, part=part, tta=tta), None if out is None else Path(out)
+        return score_map(scored, str(against), resolved.score, require=require, out=folder)
+    paths = [Path(model)] if isinstance(model, str | Path) else [Path(path) for path in model]
+    folder_of_data = require_model(paths, data)
+    gate = _parse_gate(require)
     predict = resolved.predict
     augmentation = require_known(predict.tta if tta is None else tta)
-    dataset = open_dataset(Path(data))
+    dataset = open_dataset(folder_of_data)
     dataset.require_labels("evaluating")
     chosen = None if part == "all" else read_split(dataset, split)
     store = open_tiles(dataset, use_pack=resolved.data.pack, workers=resolved.data.workers)
@@ -130,13 +165,12 @@ def evaluate(
         indices = tile_numbers(store, chosen, part)
         group_of = {tile.tile: tile.group for tile in chosen.tiles}
         groups = [group_of[store.entries[i].name] for i in indices]
-    # Imported here: torch takes seconds to load, and a wrong path should be told at once.
-    from landseg.network.checkpoint import find_model, load_card
+    # Imported here: an engine may take seconds to load, and a wrong path should be told at once.
+    from landseg.network.card import find_model, load_card
     from landseg.network.engine import load_engine
 
-    paths = [Path(model)] if isinstance(model, str | Path) else [Path(path) for path in model]
     folders = [find_model(path) for path in paths]
-    engine = load_engine(folders, predict.device)
+    engine = load_engine(folders, predict.device, predict.engine)
     _require_fit(engine, dataset, store, paths[0])
     passes = []
     ways = _ways(engine, paths, folders, augmentation)
@@ -212,19 +246,28 @@ def _ways(engine: Engine, paths: Sequence[Path], folders: Sequence[Path], tta: s
 def _pass_over(way: _Way, store: TileStore, indices: Sequence[int], batch: int, *, is_alone: bool) -> tuple[np.ndarray, float]:
     """One confusion matrix a tile, and the seconds that the model took."""
     card, seconds, is_warm = way.engine.card, 0.0, is_alone
+    lock, at_work, since = threading.Lock(), 0, 0.0
 
     def preds(images: np.ndarray) -> np.ndarray:
-        nonlocal seconds, is_warm
-        if not is_warm:
-            way.engine.preds(images)  # what a device does once, at its first step, is no way's cost
-            is_warm = True
-        started = time.perf_counter()
-        found = way.engine.preds(images)
-        seconds += time.perf_counter() - started
-        return found
+        nonlocal seconds, is_warm, at_work, since
+        with lock:
+            if not is_warm:
+                way.engine.preds(images)  # what a device does once, at its first step, is no way's cost
+                is_warm = True
+            if at_work == 0:
+                since = time.perf_counter()
+            at_work += 1
+        try:
+            return way.engine.preds(images)
+        finally:
+            with lock:  # pieces of a large tile are predicted at the same time, which passes once
+                at_work -= 1
+                if at_work == 0:
+                    seconds += time.perf_counter() - since
 
     what = "evaluating" if is_alone else f"evaluating {way.name}"
-    matrices = tile_matrices(preds, store, indices, len(card.classes), batch, what, piece_edge(card.tile_size, card.factor))
+    edge = piece_edge(card.tile_size, card.factor)
+    matrices = tile_matrices(preds, store, indices, len(card.classes), batch, what, edge, way.engine.lanes)
     return matrices, seconds
 
 
@@ -293,7 +336,7 @@ def _examples(engine: Engine, store: TileStore, indices: Sequence[int], matrices
                 store.entries[i].name,
                 rgb_picture(image[every, every], engine.card.bands, engine.card.scaling),
                 np.ascontiguousarray(label[every, every]),
-                np.ascontiguousarray(class_ids(engine.preds, image, edge)[every, every]),
+                np.ascontiguousarray(class_ids(engine.preds, image, edge, engine.lanes)[every, every]),
                 float(mious[place]),
             )
         )

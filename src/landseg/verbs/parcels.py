@@ -11,8 +11,11 @@ from landseg import __version__
 from landseg.core.errors import LandsegError
 from landseg.core.files import refuse_existing, require_writable, write_text
 from landseg.core.qgis import parcel_style
+from landseg.product.backdrop import read_backdrop
 from landseg.product.classmap import open_classes
 from landseg.product.layers import format_of, write
+from landseg.product.map_frame import frame_of
+from landseg.product.map_page import is_map, write_map
 from landseg.product.parcels import outline
 
 
@@ -23,6 +26,7 @@ class Outlined:
     Args:
         out: The layer.
         style: The QGIS style beside it.
+        page: The page beside it.
         parcels: How many.
         area_m2: Class name → ground area.
         specks: Areas smaller than asked for that were given to their neighbours.
@@ -31,6 +35,7 @@ class Outlined:
 
     out: Path
     style: Path
+    page: Path
     parcels: int
     area_m2: dict[str, float]
     specks: int
@@ -41,6 +46,7 @@ class Outlined:
         return {
             "out": str(self.out),
             "style": str(self.style),
+            "page": str(self.page),
             "parcels": self.parcels,
             "area_m2": self.area_m2,
             "specks": self.specks,
@@ -54,6 +60,7 @@ class Outlined:
         lines += [f"  {area / 1e4:14,.2f} ha {area / total:7.2%}  {name}" for name, area in self.area_m2.items() if total]
         if self.specks:
             lines.append(f"  {self.specks:,} specks were given to their neighbours")
+        lines.append(f"  look at it: {self.page}")
         return "\n".join(lines)
 
 
@@ -63,6 +70,8 @@ def parcels(
     *,
     min_area_m2: float = 0.0,
     tolerance_m: float = 0.0,
+    smooth: bool = False,
+    scene: str | Path | None = None,
     overwrite: bool = False,
 ) -> Outlined:
     """Make polygons of a class raster: a valid coverage, without gaps or overlaps.
@@ -70,53 +79,74 @@ def parcels(
     Args:
         classes: A class raster, such as ``predict`` makes: one band of ids, 255 and nodata are no class. Where ``<stem>_confidence.tif``
             lies beside ``<stem>_classes.tif``, parcels have a mean confidence, 0 to 1.
-        out: The layer to write: ``.gpkg``, ``.parquet``, ``.fgb`` or ``.geojson`` (in WGS 84); and a ``.qml`` beside it.
+        out: The layer to write: ``.gpkg``, ``.parquet``, ``.fgb`` or ``.geojson`` (in WGS 84); and a ``.qml`` and an ``.html``
+            beside it.
         min_area_m2: Smaller areas are given to the neighbour with the longest common border; 0 keeps all. True metres, whatever the CRS.
         tolerance_m: Borders lose details up to about this size, each shared border once; 0 keeps the pixels' edges. The outer boundary of
             the mapped area stays as it is.
+        smooth: Borders between parcels lose the stairs of the pixels; each leaves its place by less than half a pixel, and each parcel
+            keeps its area. Then they are simplified, by a quarter of a pixel at least.
+        scene: What the page shows beneath the parcels: the scene that the map was made of, or another of the same ground, of any grid and
+            CRS.
         overwrite: Replace an earlier result.
 
     Returns:
         What was made.
 
     Raises:
-        LandsegError: The raster is no class raster or has no place on the globe, the ending names no format, or `out` exists or cannot be
-            written.
+        LandsegError: The raster is no class raster or has no place on the globe, the ending names no format, `scene` is no raster of
+            the same ground, or `out` exists or cannot be written.
     """
     target = Path(out)
     for option, value in (("--min-area-m2", min_area_m2), ("--tolerance-m", tolerance_m)):
         if not (math.isfinite(value) and value >= 0):
             raise LandsegError(option, f"{value:g}", "0 or more", "give it in true metres, or leave it out")
     format_of(target)
-    style = target.with_suffix(".qml")
-    _refuse_inputs(target, style, classes)
-    for path in (target, style):
+    style, page = target.with_suffix(".qml"), target.with_suffix(".html")
+    _refuse_inputs(target, style, page, classes)
+    for path in (target, style, page):
         refuse_existing(path, overwrite=overwrite)
         if path.is_dir():
             raise LandsegError(path, "it is a folder", "the path of a file", f"for example --out {path / 'parcels.gpkg'}")
-    with open_classes(classes):  # what is no class raster is refused before a folder is made
-        require_writable(target)
-    made = outline(classes, min_area_m2=min_area_m2, tolerance_m=tolerance_m)
+    with open_classes(classes) as source:  # what is no class raster is refused before a folder is made
+        frame = frame_of(source.grid)
+    require_writable(target)
+    backdrop = None if scene is None else read_backdrop(str(scene), frame)
+    made = outline(classes, min_area_m2=min_area_m2, tolerance_m=tolerance_m, is_smooth=smooth, picture=frame.shape)
     provenance = {
         "software": f"landseg {__version__}",
         "source": Path(classes).name,
         "min_area_m2": f"{min_area_m2:g}",
         "tolerance_m": f"{tolerance_m:g}",
+        "smooth": "yes" if smooth else "no",
     }
     write(target, made, provenance)
     write_text(style, parcel_style(made.classes.values()))
-    return Outlined(target, style, len(made.polygons), made.area_by_class(), made.specks, made.confidence is not None)
+    made_of = {
+        "Software": provenance["software"],
+        "Class map": provenance["source"],
+        **({} if scene is None else {"Ground": Path(scene).name}),
+        "Layer": target.name,
+        "Specks below": f"{min_area_m2:g} m²" if min_area_m2 else "kept",
+        "Borders": ("smoothed" if smooth else "along pixels") + (f", simplified by {tolerance_m:g} m" if tolerance_m else ""),
+        "CRS": made.crs.to_string()[:200],
+        "Areas": "on the ellipsoid of the CRS",
+    }
+    write_map(page, made, frame, title=Path(classes).stem.removesuffix("_classes"), made_of=made_of, backdrop=backdrop)
+    return Outlined(target, style, page, len(made.polygons), made.area_by_class(), made.specks, made.confidence is not None)
 
 
-def _refuse_inputs(target: Path, style: Path, classes: str | Path) -> None:
-    """Refuse, even with ``--overwrite``, to replace the class raster or the style that `predict` put beside it.
+def _refuse_inputs(target: Path, style: Path, page: Path, classes: str | Path) -> None:
+    """Refuse, even with ``--overwrite``, to replace the class raster, the style that `predict` put beside it, or a page of something else.
 
     Raises:
-        LandsegError: The layer or its style would lie there.
+        LandsegError: The layer, its style or its page would lie there.
     """
     instead = f"for example --out {target.stem.removesuffix('_classes')}_parcels{target.suffix}"
     if target.resolve() == Path(classes).resolve():
         raise LandsegError(target, "it is the class raster itself", "another place for the layer", instead)
+    if page.is_file() and not is_map(page):
+        raise LandsegError(page, "it is a page of something else, and the layer's would replace it", "a layer of another name", instead)
     try:
         is_raster_style = "<rasterrenderer" in style.read_text(encoding="utf-8", errors="replace")
     except OSError:

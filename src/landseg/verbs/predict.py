@@ -12,6 +12,7 @@ from landseg.core.errors import LandsegError
 from landseg.core.files import refuse_existing
 from landseg.core.progress import clock
 from landseg.core.settings import PredictConfig, Recipe
+from landseg.data.bands import numbers_only
 from landseg.data.dataset import FILE, open_dataset
 from landseg.data.inputs import find_inputs
 from landseg.inference.plan import Choices
@@ -90,7 +91,7 @@ def predict(
         overlay: Also ``overlay/<name>.jpg``, of a scene ``<name>_overlay.png``: the image under the classes' colours.
         probabilities: Also ``<name>.npy``: softmax, float16 (K, H, W); of a scene ``<name>_probabilities.tif``, a band a class, 0–200.
         tta: none | d4 | scales: test-time augmentation, in place of ``predict.tta``; it is recorded in `predictions.json`.
-        recipe: Its section `predict` sets batch, device, bands, augmentation, and the windows of scenes.
+        recipe: Its section `predict` sets batch, device, engine, bands, augmentation, and the windows of scenes.
         settings: ``key=value`` each, over the recipe.
         overwrite: Replace an earlier prediction.
 
@@ -102,16 +103,17 @@ def predict(
     target, scenes = Path(out), _scenes(inputs)
     if scenes:
         choices = _choices(chosen, bounds, confidence=confidence, probabilities=probabilities)
-        return _predict_scenes(_paths(model), scenes, target, choices, chosen.device, overlay, augmentation, overwrite)
+        return _predict_scenes(_paths(model), scenes, target, choices, chosen, overlay, augmentation, overwrite)
+    bands, sources = numbers_only(chosen.bands), _paths(inputs)
     for option, is_given in (("--bounds", bounds is not None), ("--confidence", confidence)):
-        if is_given:
-            raise LandsegError(option, "no scene is named", "a GeoTIFF, VRT or URL", f"leave {option} out for tiles")
-    sources = _paths(inputs)
+        if is_given and all(path.exists() for path in sources):  # what is not there, `find_inputs` says
+            needed = "a scene: a raster with a place on earth, a VRT or a URL"
+            raise LandsegError(option, f"{sources[0]} holds tiles", needed, f"leave {option} out, or name scenes one by one: FOLDER/*.tif")
     _keep_apart(target, sources)
     tiles = find_inputs(sources)
-    # Imported here: torch takes seconds to load, and `landseg --help` and wrong paths shall answer at once.
+    # Imported here: an engine may take seconds to load, and `landseg --help` and wrong paths shall answer at once.
     from landseg.inference.folder import BEGUN, FINISHED, predict_tiles
-    from landseg.network.checkpoint import find_model, load_card
+    from landseg.network.card import find_model, load_card
     from landseg.network.engine import load_engine
 
     if not (target / BEGUN).exists():
@@ -120,13 +122,13 @@ def predict(
     models = _paths(model)
     fingerprint = "+".join(load_card(find_model(path)).weights_sha256 for path in models)
     done = predict_tiles(
-        load_engine(models, chosen.device),
+        load_engine(models, chosen.device, chosen.engine),
         tiles,
         target,
         batch=chosen.batch,
         overlay=overlay,
         probabilities=probabilities,
-        bands=chosen.bands,
+        bands=bands,
         tta=augmentation,
         fingerprint=fingerprint,
         overwrite=overwrite,
@@ -135,14 +137,14 @@ def predict(
 
 
 def _predict_scenes(
-    models: list[Path], scenes: list[str], out: Path, choices: Choices, device: str, overlay: bool, tta: str, overwrite: bool
+    models: list[Path], scenes: list[str], out: Path, choices: Choices, chosen: PredictConfig, overlay: bool, tta: str, overwrite: bool
 ) -> Predicted:
-    from landseg.network.checkpoint import find_model, load_card
+    from landseg.network.card import find_model, load_card
     from landseg.network.engine import load_engine
 
     fingerprint = "+".join(load_card(find_model(path)).weights_sha256 for path in models)
-    engine = load_engine(models, device)
-    step, workers = (_GPU_WINDOWS, 1) if _is_on_gpu(engine) else (1, None)
+    engine = load_engine(models, chosen.device, chosen.engine)
+    step, workers = (_GPU_WINDOWS, 1) if _is_on_gpu(engine) else (1, engine.lanes if engine.lanes > 1 else None)
     maps = predict_scenes(
         engine, scenes, out, choices, overlay=overlay, tta=tta, fingerprint=fingerprint, overwrite=overwrite, step=step, workers=workers
     )

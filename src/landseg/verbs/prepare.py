@@ -40,7 +40,7 @@ log = logging.getLogger("landseg")
 
 
 def prepare(
-    sources: Sequence[str | Path],
+    sources: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
     classes: str | None = None,
@@ -85,13 +85,14 @@ def prepare(
             exists, is no dataset folder or cannot be written.
     """
     config = (recipe if isinstance(recipe, Recipe) else load_recipe(recipe, settings)).cut
+    named = [sources] if isinstance(sources, str | Path) else list(sources)
     if tile is not None:
         asked = _Asked(
-            [str(source) for source in sources], None if labels is None else str(labels), tile, resolution, class_column, background, mend
+            [str(source) for source in named], None if labels is None else str(labels), tile, resolution, class_column, background, mend
         )
         return _from_scenes(asked, Path(out), read_classes(classes) if classes is not None else ClassList(), config, overwrite)
-    _refuse_scenes(sources, labels, {"--resolution": resolution, "--class-column": class_column, "--background": background})
-    given = [Path(source) for source in sources]
+    _refuse_scenes(named, labels, {"--resolution": resolution, "--class-column": class_column, "--background": background})
+    given = [Path(source) for source in named]
     listed = read_classes(classes) if classes is not None else ClassList()
     target, label_source = Path(out), Path(labels) if labels is not None else None
     everything = [*given, *([label_source] if label_source else [])]

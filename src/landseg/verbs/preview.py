@@ -18,7 +18,7 @@ from landseg.splitting.assignment import read_split, tile_numbers
 from landseg.verbs.train import check_scaling, normalisation_of
 
 if TYPE_CHECKING:
-    from landseg.network.build import Normalisation
+    from landseg.network.card import Normalisation
 
 log = logging.getLogger("landseg")
 
@@ -109,8 +109,7 @@ def normalisation_of_run(folder: Path) -> Normalisation | None:
     Raises:
         LandsegError: What was kept cannot be read.
     """
-    from landseg.network.build import Normalisation
-    from landseg.network.checkpoint import has_model, load_card
+    from landseg.network.card import Normalisation, has_model, load_card
     from landseg.training.state import has_state, load_state
 
     if has_model(folder / "model"):

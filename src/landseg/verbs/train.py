@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from landseg import __version__
-from landseg.core import runs
+from landseg.core import processes, runs
 from landseg.core.config import load_recipe, to_yaml
 from landseg.core.errors import LandsegError
 from landseg.core.settings import ModelConfig, Recipe
@@ -21,10 +21,10 @@ from landseg.data.dataset import FILE, Dataset, open_dataset
 from landseg.data.pack import TileStore, content_fingerprint, open_tiles
 from landseg.data.statistics import Ranges, band_statistics
 from landseg.splitting.assignment import Split, read_split, tile_numbers
+from landseg.training.interruption import heard
 
 if TYPE_CHECKING:
-    from landseg.network.build import Normalisation
-    from landseg.network.checkpoint import ModelCard
+    from landseg.network.card import ModelCard, Normalisation
     from landseg.training.loop import Loop
 
 log = logging.getLogger("landseg")
@@ -59,6 +59,7 @@ class Trained:
         return f"best val mIoU {self.miou:.4f} in epoch {self.best_epoch} of {self.epochs}, {time}\n{self.run / 'model'}"
 
 
+@heard()
 def train(
     data: str | Path,
     out: str | Path,
@@ -108,7 +109,10 @@ def train(
     fingerprint = _fingerprint(store, chosen, dataset)
     if resume:
         _refuse_other(folder, resolved, fingerprint)
-    hint = go_on or shlex.join(["landseg", "train", str(data), "--out", str(folder), *(["--split", split] if split else []), "--resume"])
+    started = ["torchrun", "--nproc-per-node", str(processes.here()), "-m"] if resolved.train.devices == 1 < processes.count() else []
+    hint = go_on or shlex.join(
+        [*started, "landseg", "train", str(data), "--out", str(folder), *(["--split", split] if split else []), "--resume"]
+    )
     return _train(folder, dataset, store, parts, resolved, fingerprint, resume=resume, go_on=hint)
 
 
@@ -126,7 +130,7 @@ def _train(
     import torch
 
     from landseg.network.build import build
-    from landseg.network.checkpoint import ModelCard
+    from landseg.network.card import ModelCard
     from landseg.network.finetune import load_start
     from landseg.training import loop
     from landseg.training.disk import need, require_disk
@@ -159,10 +163,11 @@ def _train(
     # Everything that can be refused is refused before a former run is touched.
     session = loop.Loop(network, loop.Task(store, parts["train"], parts["val"], card, recipe))
     stepper = session.stepper
-    require_disk(folder, need(stepper.state_dict(), stepper.kept.state_dict(), stepper.optimiser), recipe.train)
-    run = runs.Run(folder, is_new=not resume)
+    if processes.is_first():
+        require_disk(folder, need(stepper.state_dict(), stepper.kept.state_dict(), stepper.optimiser), recipe.train)
+    run = runs.Run(folder, is_new=not resume) if processes.is_first() else runs.Onlooker(folder)
     try:
-        if loaded is not None:
+        if loaded is not None and processes.is_first():
             runs.save_recipe(folder, to_yaml(recipe))
             runs.write_surroundings(
                 folder, device=str(session.device), seed=recipe.train.seed, data_fingerprint=fingerprint, data=dataset.info.name
@@ -179,8 +184,11 @@ def _train(
             log.info(
                 "tiles: %s train, %s val%s", f"{len(parts['train']):,}", f"{len(parts['val']):,}", _seen(session, store, parts["train"])
             )
+        if resume and processes.is_first() and load_recipe(folder / "recipe.yaml") != recipe:
+            runs.save_recipe(folder, to_yaml(recipe))
         done = session.run(run, resume=resume)
-        runs.note_end(folder, epochs=done.epoch, steps=done.step, elapsed_s=done.elapsed_s)
+        if processes.is_first():
+            runs.note_end(folder, epochs=done.epoch, steps=done.step, elapsed_s=done.elapsed_s)
     except KeyboardInterrupt:
         log.info("interrupted; to go on: %s", go_on if has_state(folder / "state") else "the same command again, nothing was saved yet")
         raise
@@ -197,7 +205,8 @@ def normalisation_of(dataset: Dataset, store: TileStore, train: Sequence[int], s
     values range quite otherwise, and all bands of another type have mean 0 and deviation 1 by their own statistics. A resumed run takes
     its own from its state.
     """
-    from landseg.network.build import Normalisation, encoder_normalisation
+    from landseg.network.build import encoder_normalisation
+    from landseg.network.card import Normalisation
     from landseg.network.finetune import base_card
 
     scaling, bands = dataset.info.scaling, dataset.info.bands
@@ -276,6 +285,11 @@ def check_scaling(dataset: Dataset) -> None:
         )
 
 
+_CHOSEN_ANEW = ("train.on_nan", "train.devices")
+"""What a run may be resumed with in another way than it began: what becomes of the step that stopped it and of no other, and how many
+processes share steps that stay the same."""
+
+
 def _refuse_other(folder: Path, recipe: Recipe, fingerprint: str) -> None:
     """A run goes on as it began, or not at all."""
     began = load_recipe(folder / "recipe.yaml")
@@ -283,7 +297,7 @@ def _refuse_other(folder: Path, recipe: Recipe, fingerprint: str) -> None:
         f"{section}.{key} {old!r} → {getattr(getattr(recipe, section), key)!r}"
         for section in type(began).model_fields
         for key, old in getattr(began, section)
-        if getattr(getattr(recipe, section), key) != old
+        if getattr(getattr(recipe, section), key) != old and f"{section}.{key}" not in _CHOSEN_ANEW
     ]
     if differing:
         raise LandsegError(

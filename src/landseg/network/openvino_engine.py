@@ -1,0 +1,92 @@
+"""A converted network run by OpenVINO on the CPU. It converts nothing, and is there where the extra ``openvino`` is installed."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from landseg.core.errors import LandsegError
+from landseg.network.card import ModelCard
+from landseg.network.lanes import LaneEngine, Run, failed, first_line
+
+OLDEST = (2024, 4)
+"""The first whose wheels go with numpy 2."""
+
+
+def open_openvino(source: Path | bytes, card: ModelCard, *, is_decoded: bool, lanes: int | None = None) -> LaneEngine:
+    """An engine of OpenVINO; arguments as `onnx_engine.open_onnx` takes them, `source` an ``.onnx`` or ``.xml`` file or the former's bytes.
+
+    Raises:
+        LandsegError: OpenVINO is not installed, too old, or cannot run the network.
+    """
+    return LaneEngine(openvino_run(source), card, runtime(), is_decoded=is_decoded, lanes=lanes)
+
+
+def runtime() -> str:
+    """Name and version, as predictions record it.
+
+    Raises:
+        LandsegError: OpenVINO is not installed or too old.
+    """
+    return f"OpenVINO {require_openvino().__version__.partition('-')[0]}"
+
+
+def require_openvino() -> Any:
+    """The module `openvino`.
+
+    Raises:
+        LandsegError: It is not installed or too old.
+    """
+    # It reports its use over the network unless told not to; nothing of ours does.
+    os.environ.setdefault("OPENVINO_TELEMETRY_OPT_OUT", "1")
+    try:
+        import openvino
+    except ImportError as error:
+        raise LandsegError("predict.engine=openvino", "OpenVINO is not installed", "the extra openvino", _INSTALL) from error
+    version = str(getattr(openvino, "__version__", "0"))
+    numbers = tuple(int(word) if word.isdigit() else 0 for word in version.partition("-")[0].split(".")[:2])
+    if numbers < OLDEST or not hasattr(openvino, "Core"):
+        raise LandsegError("predict.engine=openvino", f"OpenVINO {version}", f"{OLDEST[0]}.{OLDEST[1]} or later", _INSTALL)
+    return openvino
+
+
+_INSTALL = "pip install -U landseg[openvino], or --set predict.engine=onnx"
+
+
+def openvino_run(source: Path | bytes) -> Run:
+    """A converted network as a function that several threads may call at once.
+
+    Raises:
+        LandsegError: OpenVINO is not installed, too old, or cannot run the network.
+    """
+    openvino = require_openvino()
+    # One thread a request, as many requests as lanes ask for, in full precision: bfloat16, its default where a processor has it, moves
+    # classes. Requests are made on the threads that ask, one each.
+    settings = {
+        "INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32", "ENABLE_CPU_PINNING": False,
+    }  # fmt: skip
+    try:
+        core = openvino.Core()
+        model = core.read_model(str(source)) if isinstance(source, Path) else core.read_model(source, b"")
+    except RuntimeError as error:
+        what = source if isinstance(source, Path) else "the converted network"
+        raise LandsegError(
+            what, f"{runtime()} cannot run it ({first_line(error)})", "a network of operators that it has",
+            "--set predict.engine=onnx, or a later version: pip install -U openvino",
+        ) from error  # fmt: skip
+    own = threading.local()
+
+    def run(images: np.ndarray) -> np.ndarray:
+        try:
+            request = getattr(own, "request", None)
+            if request is None:
+                request = own.request = core.compile_model(model, "CPU", settings).create_infer_request()
+            return np.array(request.infer({0: images})[0])
+        except RuntimeError as error:
+            raise failed(runtime(), images, error) from error
+
+    return run

@@ -1,0 +1,123 @@
+"""Batch → logits with PyTorch on one device, and images as its tensors. Which engine runs a model `network.engine` chooses."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from landseg.core.errors import LandsegError
+from landseg.network.build import Network
+from landseg.network.card import ModelCard
+from landseg.network.sizes import STRIDE, fitted_shape
+
+_TRAVELS_AS = {"uint16": "int32", "uint32": "float32", "uint64": "float32", "float64": "float32"}
+
+
+class TorchEngine:
+    """A network run by PyTorch on one device: a batch at a time, by all cores together."""
+
+    lanes = 1
+
+    def __init__(self, network: Network, card: ModelCard, device: torch.device) -> None:
+        self.card = card
+        self.runtime = f"torch {torch.__version__} on {device.type}"
+        self.device = device
+        self._network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+    def logits(self, images: np.ndarray, scale: float = 1.0) -> np.ndarray:
+        """(N, H, W, C) → (N, K, H, W) float32."""
+        with torch.inference_mode():
+            return self._logits(images, scale).float().cpu().numpy()
+
+    def preds(self, images: np.ndarray) -> np.ndarray:
+        """(N, H, W, C) → (N, H, W) uint8 class ids."""
+        with torch.inference_mode():
+            return self._logits(images).argmax(1).to(torch.uint8).cpu().numpy()
+
+    def _logits(self, images: np.ndarray, scale: float = 1.0) -> Tensor:
+        # The two factors as one: an image is resampled once, from all of its pixels.
+        return full_size_logits(self._network, to_tensor(images, self.device), self.card.factor * scale)
+
+
+def choose_device(name: str, key: str) -> torch.device:
+    """The torch device of a setting; ``auto`` takes a GPU when there is one.
+
+    Args:
+        name: auto | cpu | cuda | cuda:N | mps.
+        key: The setting's dotted name, for the message.
+
+    Raises:
+        LandsegError: There is no such device here.
+    """
+    has_mps = torch.backends.mps.is_available()
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise LandsegError(key, f"{name!r}", "auto, cpu, cuda, cuda:N or mps", f"--set {key}=auto") from error
+    count = {"cuda": torch.cuda.device_count(), "mps": int(has_mps), "cpu": 1}.get(device.type, 0)
+    if (device.index or 0) >= count:
+        raise LandsegError(key, f"{name!r}, but this machine has {count} such devices", "a device that is here", f"--set {key}=auto")
+    return device
+
+
+def to_tensor(images: np.ndarray, device: torch.device) -> Tensor:
+    """(N, H, W, C) → (N, C, H, W) on the device; a view in channels-last order where the dtype allows.
+
+    torch computes in no unsigned numbers beyond uint8, so such images travel as others; the network computes in float32 anyway.
+    """
+    batch = images.astype(_TRAVELS_AS.get(images.dtype.name, images.dtype), copy=False)
+    if not batch.flags.c_contiguous or not batch.flags.writeable or min(batch.strides) < 0:
+        # torch has neither read-only tensors nor negative steps, which numpy takes for contiguous along an axis of length 1.
+        batch = batch.copy()
+    return torch.from_numpy(batch).permute(0, 3, 1, 2).to(device, non_blocking=True)
+
+
+def full_size_logits(network: torch.nn.Module, images: Tensor, factor: float) -> Tensor:
+    """Logits at the images' own size, whatever the network's stride and the size it was trained at.
+
+    Args:
+        network: (N, C, H, W) → (N, K, H, W) for multiples of `STRIDE`.
+        images: (N, C, H, W).
+        factor: By which images are made larger or smaller for the network; 1 keeps their own size.
+    """
+    height, width = images.shape[-2:]
+    images = fit(images, factor)
+    logits: Tensor = network(pad(images))[..., : images.shape[-2], : images.shape[-1]]
+    if logits.shape[-2:] != (height, width):
+        logits = F.interpolate(logits.float(), (height, width), mode="bilinear", align_corners=False)
+    return logits
+
+
+def fit(images: Tensor, factor: float) -> Tensor:
+    """Images resized by a factor: averaged when made smaller, bilinear when made larger.
+
+    Missing values (not finite) do not spread: a pixel is NaN where more than half of what it is made of is missing, else made of the rest.
+    """
+    shape = fitted_shape(images.shape[-2], images.shape[-1], factor)
+    if shape == tuple(images.shape[-2:]):
+        return images
+
+    def resized(values: Tensor) -> Tensor:
+        if factor < 1:
+            return F.interpolate(values, shape, mode="area")
+        return F.interpolate(values, shape, mode="bilinear", align_corners=False)
+
+    values = images.float()
+    known = values.isfinite() if images.is_floating_point() else None
+    if known is None or bool(known.all()):
+        return resized(values)
+    weight = resized(known.float())
+    return torch.where(weight >= 0.5, resized(values.where(known, 0.0)) / weight.clamp(min=0.5), torch.nan)
+
+
+def pad(images: Tensor) -> Tensor:
+    """Repeat the last row and column until height and width are multiples of the network's stride."""
+    height, width = images.shape[-2:]
+    below, right = -height % STRIDE, -width % STRIDE
+    if not (below or right):
+        return images
+    return F.pad(images.float(), (0, right, 0, below), mode="replicate")

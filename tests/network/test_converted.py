@@ -1,0 +1,212 @@
+"""A model is converted once: what is kept is found again, and nothing else is. Whoever keeps a stale or damaged file, it is not used."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from landseg.core.classes import make_classes
+from landseg.core.errors import LandsegError
+from landseg.model import load_model
+from landseg.network import converted as room
+from landseg.network.build import Network, build
+from landseg.network.card import ModelCard, has_model, load_card
+from landseg.network.checkpoint import save_model
+from landseg.network.converted import PLACE
+from landseg.network.engine import load_engine
+from landseg.network.lanes import LaneEngine
+from landseg.network.torch_engine import TorchEngine
+
+torch.set_num_threads(1)
+
+CARD = ModelCard(
+    landseg_version="0", network="linknet", encoder="mobilenetv3_small_050", bands=("red", "green", "blue"), dtype="uint8",
+    mean=(100.0,) * 3, std=(50.0,) * 3, classes=make_classes(["a", "b", "c"]), tile_size=(64, 64),
+)  # fmt: skip
+
+
+def network(seed: int) -> Network:
+    torch.manual_seed(seed)
+    return build(CARD.network, CARD.encoder, 3, 3, CARD.normalisation).eval()
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with its conversion beside it."""
+    folder = tmp_path_factory.mktemp("original") / "model"
+    save_model(folder, network(0).state_dict(), CARD)
+    load_engine([folder], "cpu")
+    return folder
+
+
+@pytest.fixture
+def model(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, with a user's cache that is empty; to convert anything fails, unless a test says otherwise."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("landseg.network.convert.convert", refuse)
+    return shutil.copytree(original, tmp_path / "model")
+
+
+def refuse(*_: object, **__: object) -> bytes:
+    raise LandsegError("linknet", "it was converted again", "no conversion", "mend the test")
+
+
+def again(monkeypatch: pytest.MonkeyPatch, original: Path) -> list[int]:
+    """Let a model be converted, to what was had already: for tests of where it goes. Returns a list that grows by one each time."""
+    data, times = next((original / PLACE).iterdir()).read_bytes(), list[int]()
+
+    def convert(*_: object, **__: object) -> bytes:
+        times.append(1)
+        return data
+
+    monkeypatch.setattr("landseg.network.convert.convert", convert)
+    return times
+
+
+def kept(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / PLACE).iterdir())
+
+
+def test_what_is_kept_is_used_and_nothing_is_converted(model: Path) -> None:
+    engine = load_engine([model], "cpu")
+    assert isinstance(engine, LaneEngine) and engine.runtime.startswith("ONNX Runtime ")
+    batch = np.random.default_rng(0).integers(0, 255, (2, 50, 40, 3), np.uint8)
+    wanted = TorchEngine(network(0), CARD, torch.device("cpu")).logits(batch)
+    assert np.abs(engine.logits(batch) - wanted).max() < 1e-3
+    assert len(kept(model)) == 1 and has_model(model) and not list(model.parent.glob("cache"))
+
+
+def test_it_takes_no_torch_to_predict_and_no_second_conversion(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiles").mkdir()
+    cv2.imwrite(str(tmp_path / "tiles" / "a.jpg"), np.full((64, 64, 3), 90, np.uint8))
+    code = (
+        "import sys, numpy, landseg\n"
+        "landseg.predict({model!r}, {image!r}, {out!r})\n"
+        "landseg.load_model({model!r}).predict(numpy.zeros((70, 40, 3), 'uint8'))\n"
+        "assert not {{'torch', 'timm', 'segmentation_models_pytorch', 'onnx', 'matplotlib', 'scipy', 'pyarrow'}} & set(sys.modules)\n"
+    ).format(model=str(model), image=str(tmp_path / "tiles" / "a.jpg"), out=str(tmp_path / "out"))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "a.png").is_file() and len(kept(model)) == 1
+
+
+@pytest.mark.parametrize("way", ["cut", "flipped", "emptied"])
+def test_what_is_damaged_is_converted_again_with_a_word(
+    model: Path, original: Path, way: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = model / PLACE / kept(model)[0]
+    data = bytearray(path.read_bytes())
+    if way == "flipped":
+        data[len(data) // 2] ^= 1
+    path.write_bytes(data if way == "flipped" else data[: len(data) // 2 if way == "cut" else 0])
+    times = again(monkeypatch, original)
+    with caplog.at_level(logging.INFO, "landseg"):
+        load_engine([model], "cpu")
+    assert f"{path}: it is damaged, the model is converted again" in caplog.text
+    assert "converted for ONNX Runtime" in caplog.text and f"kept in {model / PLACE}" in caplog.text
+    load_engine([model], "cpu")
+    assert len(times) == 1 and kept(model) == kept(original)
+
+
+@pytest.mark.parametrize("what", ["_version", "_FORMAT"])
+def test_what_another_version_kept_is_not_used_and_goes(model: Path, original: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = kept(model)
+    monkeypatch.setattr(room, what, (lambda package: "99") if what == "_version" else 99)
+    times = again(monkeypatch, original)
+    load_engine([model], "cpu")
+    load_engine([model], "cpu")
+    assert len(times) == 1 and len(kept(model)) == 1 and kept(model) != before
+
+
+def test_a_better_model_comes_without_it(model: Path, original: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_model(model, network(1).state_dict(), CARD)
+    assert not (model / PLACE).exists() and not list(model.parent.glob(".model.*"))
+    times = again(monkeypatch, original)
+    load_engine([model], "cpu")
+    assert len(times) == 1, "of other weights, another conversion"
+
+
+def test_a_folder_that_takes_no_file_sends_it_to_the_users_cache(
+    model: Path, original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.rmtree(model / PLACE)
+    (model / PLACE).write_text("a file where the folder would be")
+    times = again(monkeypatch, original)
+    with caplog.at_level(logging.INFO, "landseg"):
+        load_engine([model], "cpu")
+    assert f"kept in {tmp_path / 'cache' / 'landseg' / 'engines'}" in caplog.text
+    load_engine([model], "cpu")
+    assert len(times) == 1
+    monkeypatch.setenv("XDG_CACHE_HOME", str(model / PLACE))  # no folder, either
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "landseg"):
+        engine = load_engine([model], "cpu")
+    assert isinstance(engine, LaneEngine) and len(times) == 2
+    assert caplog.text.count("nowhere may it be kept, so the next call converts again") == 1
+    assert (model / PLACE).is_file()
+
+
+def test_a_training_that_replaces_the_model_meanwhile_is_not_disturbed(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = load_card(model)
+    shutil.rmtree(model / PLACE)
+    save_model(model, network(1).state_dict(), CARD)  # between the reading of the weights and the keeping of what was made of them
+    assert room._keep(model, card, "onnx-of-the-one-before", ".onnx", b"") == tmp_path / "cache" / "landseg" / "engines"
+    assert not (model / PLACE).exists()
+    card = load_card(model)
+    os.rename(model, tmp_path / ".model.old")  # what `save_model` does first
+    monkeypatch.setattr(room, "load_card", lambda folder: card)  # it was there a moment ago
+    assert room._keep(model, card, "onnx-x", ".onnx", b"") == tmp_path / "cache" / "landseg" / "engines"
+    assert not model.exists(), "a folder made anew would be in the way of the new model"
+
+
+def test_why_one_cannot_be_converted_is_kept_too(model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    shutil.rmtree(model / PLACE)
+    with pytest.raises(LandsegError, match="linknet: it was converted again"):
+        load_engine([model], "cpu", "onnx")
+    assert [Path(name).suffix for name in kept(model)] == [".txt"]
+    monkeypatch.delattr("landseg.network.convert.convert")  # nobody tries a second time
+    with pytest.raises(LandsegError, match="linknet: it was converted again, no conversion; mend the test"):
+        load_engine([model], "cpu", "onnx")
+    with caplog.at_level(logging.INFO, "landseg"):
+        engine = load_engine([model], "cpu")
+    assert isinstance(engine, TorchEngine)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{model}: PyTorch runs it, which takes longer: linknet: it was converted again"
+    ]
+
+
+def test_the_engine_follows_the_device_and_what_was_asked_for(model: Path) -> None:
+    assert isinstance(load_engine([model], "cpu", "torch"), TorchEngine)
+    assert isinstance(load_engine([model], "cpu", "onnx"), LaneEngine)
+    with pytest.raises(LandsegError, match=r"^predict\.engine=onnx: predict\.device=cuda, the CPU, where this engine runs"):
+        load_engine([model], "cuda", "onnx")
+    batch = np.zeros((40, 33, 3), np.uint8)
+    assert np.array_equal(load_model(model, "cpu").predict(batch), load_model(model, "cpu", engine="torch").predict(batch))
+
+
+def test_damaged_weights_are_refused_though_a_conversion_is_there(model: Path) -> None:
+    path = model / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    for engine in ("auto", "onnx", "torch"):
+        with pytest.raises(LandsegError, match="the file is damaged or not the one that was saved"):
+            load_engine([model], "cpu", engine)
+
+
+def test_a_card_that_cannot_go_with_its_weights_is_an_error_on_any_engine(tmp_path: Path) -> None:
+    other = CARD.model_copy(update={"classes": make_classes(["a", "b"])})
+    save_model(tmp_path / "m", network(0).state_dict(), other)
+    for engine in ("auto", "onnx", "torch"):
+        with pytest.raises(LandsegError, match="do not belong together"):
+            load_engine([tmp_path / "m"], "cpu", engine)
+    assert not list((tmp_path / "m").glob(f"{PLACE}/*"))
