@@ -1,6 +1,7 @@
 """What an honest split is worth: validation scores of random and of recovered splits beside the score on ground never seen.
 
-    python bench/honesty.py FOLDER --minutes 60 [--train-minutes 4] [--seeds 1 2 3] [--data DATA [--grids 8x7 5x8]] [--set KEY=VALUE]
+    python bench/honesty.py FOLDER --minutes 60 [--train-minutes 4] [--seeds 1 2 3] [--set KEY=VALUE]
+           [--data DATA [--grids 8x7 5x8] [--no-worlds]]
 
 On worlds of many scenes of different look, and on DATA (a dataset folder) with one cluster of its recovered scenes held out: for each seed
 two small models are trained, one with a random val part and one with val made of whole recovered scenes, and each val score is held against
@@ -18,6 +19,7 @@ import time
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--data", type=Path, help="a dataset folder whose recovered scenes are to be held out cluster by cluster")
     parser.add_argument("--grids", type=grid, nargs="+", default=[], help="ROWSxCOLS of each district's images: hold out districts")
+    parser.add_argument("--no-worlds", action="store_true", help="DATA alone")
     parser.add_argument("--recipe", default="tiny")
     parser.add_argument("--set", action="append", default=[], help="settings over the recipe")
     options = parser.parse_args()
@@ -64,7 +67,8 @@ def main() -> None:
     end = time.monotonic() + 60 * options.minutes
     results = options.folder / "results.jsonl"
     done = _read(results)
-    for run in _runs(options.folder, options.seeds, options.data, options.grids):
+    worlds = () if options.no_worlds else _world_runs(options.folder, options.seeds)
+    for run in chain(worlds, _data_runs(options.folder, options.seeds, options.data, options.grids)):
         key = f"{run.name} {run.seed} {run.kind}"
         if key in done:
             continue
@@ -78,14 +82,18 @@ def main() -> None:
     print(_table(list(done.values())))
 
 
-def _runs(folder: Path, seeds: Sequence[int], data: Path | None, grids: Sequence[tuple[int, int]]) -> Iterator[Run]:
-    """All runs, pairs together; data sets and splits are made when their turn comes."""
+def _world_runs(folder: Path, seeds: Sequence[int]) -> Iterator[Run]:
+    """Runs on invented worlds, pairs together; data sets and splits are made when their turn comes."""
     for seed in seeds:
         made, unseen = _make_world(folder / f"world-{seed}", seed)
         for kind in KINDS:
             if kind not in split_names(open_dataset(made)):
                 split(made, by=kind, val=VAL, seed=seed)
             yield Run("world", seed, kind, made, kind, unseen, "all")
+
+
+def _data_runs(folder: Path, seeds: Sequence[int], data: Path | None, grids: Sequence[tuple[int, int]]) -> Iterator[Run]:
+    """Runs on DATA, likewise."""
     if data is not None:
         own = refer(data, folder / "held-out")
         clusters = grid_clusters(own, grids) if grids else look_clusters(own)

@@ -99,12 +99,16 @@ class Apart:
         theirs.close()
 
     def __call__(self, steps: int) -> int:
-        """Do some steps; the images that were seen."""
-        self._pipe.send(steps)
+        """Do some steps; the images that were seen.
+
+        Raises:
+            ChildProcessError: The script has failed.
+        """
         try:
+            self._pipe.send(steps)
             return int(self._pipe.recv())
-        except EOFError:
-            raise SystemExit("the script's process has ended; what it said stands above") from None
+        except (EOFError, ConnectionError):
+            raise ChildProcessError("the script's process has ended; what it said stands above") from None
 
     def end(self) -> None:
         """End the process."""
@@ -245,6 +249,8 @@ def main() -> None:
     sides: dict[str, Steps] = {"script": script, "landseg": loop_steps(loop), "bare": bare_steps(*bare, None), **compiled}
     try:
         speeds = alternate(sides, options.rounds, options.steps)
+    except ChildProcessError as error:
+        raise SystemExit(str(error)) from None
     finally:
         script.end()
     middle, least, most = ratio(speeds["landseg"], speeds["script"])

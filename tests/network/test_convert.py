@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -229,6 +230,12 @@ def test_an_operator_that_cannot_be_converted_is_named_and_nothing_is_printed(ca
     assert logging.getLogger("torch.onnx").level != logging.CRITICAL
 
 
+def test_a_process_without_standard_output_converts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)  # as Python has it where it is closed, and in programs with windows
+    with room._silence():
+        pass
+
+
 def test_what_the_runtime_lacks_or_cannot_read_is_refused() -> None:
     value = helper.make_tensor_value_info("image", TensorProto.FLOAT, None)
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, None)
@@ -286,6 +293,24 @@ def test_openvino_gives_the_same(made: Converted) -> None:
         require_alike(engine, TorchEngine(made.network, card(), CPU), batch)
     with pytest.raises(LandsegError, match=r"OpenVINO .* cannot run it"):
         open_openvino(b"no network", card(), is_decoded=True)
+
+
+def test_openvino_compiles_for_each_lane_once_whatever_threads_come_and_go(made: Converted, monkeypatch: pytest.MonkeyPatch) -> None:
+    openvino = pytest.importorskip("openvino")
+    times, compile_model = [], openvino.Core.compile_model
+
+    def counted(*arguments: object) -> object:
+        times.append(1)
+        return compile_model(*arguments)
+
+    monkeypatch.setattr(openvino.Core, "compile_model", counted)
+    engine = open_openvino(made.data, card(), is_decoded=True, lanes=2)
+    batch = images((1, 64, 64, 3))
+    wanted = engine.logits(batch)
+    for _ in range(3):  # as each large tile and each scene has them
+        with ThreadPoolExecutor(2) as pool:
+            assert all(np.array_equal(found, wanted) for found in pool.map(engine.logits, [batch] * 4))
+    assert len(times) <= 2
 
 
 @pytest.mark.parametrize(

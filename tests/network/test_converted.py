@@ -7,12 +7,15 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from onnxruntime.capi import onnxruntime_pybind11_state as raised
 
 from landseg.core.classes import make_classes
 from landseg.core.errors import LandsegError
@@ -23,7 +26,7 @@ from landseg.network.card import ModelCard, has_model, load_card
 from landseg.network.checkpoint import save_model
 from landseg.network.converted import PLACE
 from landseg.network.engine import load_engine
-from landseg.network.lanes import LaneEngine
+from landseg.network.lanes import LaneEngine, failed
 from landseg.network.torch_engine import TorchEngine
 
 torch.set_num_threads(1)
@@ -210,3 +213,60 @@ def test_a_card_that_cannot_go_with_its_weights_is_an_error_on_any_engine(tmp_pa
         with pytest.raises(LandsegError, match="do not belong together"):
             load_engine([tmp_path / "m"], "cpu", engine)
     assert not list((tmp_path / "m").glob(f"{PLACE}/*"))
+
+
+@pytest.mark.parametrize(
+    ("cause", "is_kept"),
+    [
+        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), False),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."), False),
+        (raised.RuntimeException(f"running {'Conv' * 60}: Failed to allocate memory for requested buffer of size 9"), False),
+        (raised.Fail("std::bad_alloc"), False),
+        (raised.RuntimeException("Got invalid dimensions for input"), True),
+    ],
+)
+def test_memory_that_ran_out_is_no_fault_of_the_network(
+    model: Path, original: Path, monkeypatch: pytest.MonkeyPatch, cause: Exception, is_kept: bool
+) -> None:
+    def fail(*_: object, **__: object) -> bytes:
+        try:
+            raise failed("ONNX Runtime", np.zeros((1, 8, 8, 3)), cause) from cause
+        except LandsegError as error:
+            raise LandsegError("linknet", f"it fails ({error.found})", "memory", "try again") from error
+
+    shutil.rmtree(model / PLACE)
+    monkeypatch.setattr("landseg.network.convert.convert", fail)
+    assert isinstance(load_engine([model], "cpu"), TorchEngine)
+    times = again(monkeypatch, original)
+    assert isinstance(load_engine([model], "cpu"), TorchEngine if is_kept else LaneEngine)
+    assert len(times) == (not is_kept)
+
+
+def test_what_a_killed_call_was_writing_goes_and_what_another_is_writing_stays(
+    model: Path, original: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, name = model / PLACE, kept(model)[0]
+    for path in place.iterdir():
+        path.unlink()
+    old, new = place / f".{name}.1.partial", place / f".{name}.2.partial"
+    for path in (old, new):
+        path.write_bytes(b"half of it")
+    os.utime(old, (1, 1))
+    again(monkeypatch, original)
+    load_engine([model], "cpu")
+    assert kept(model) == sorted([new.name, name])
+
+
+def test_threads_that_convert_the_same_model_at_once_are_not_in_each_others_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    both, write = Barrier(2), Path.write_bytes
+
+    def write_together(path: Path, data: bytes) -> int:
+        done = write(path, data)
+        both.wait(10)
+        return done
+
+    monkeypatch.setattr(Path, "write_bytes", write_together)
+    with ThreadPoolExecutor(2) as pool:
+        for future in [pool.submit(room._write, tmp_path, "onnx-x", b"network") for _ in range(2)]:
+            future.result()
+    assert [path.name for path in tmp_path.iterdir()] == ["onnx-x"]

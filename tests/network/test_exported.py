@@ -11,7 +11,7 @@ import pytest
 from landseg.core.classes import make_classes
 from landseg.core.errors import LandsegError
 from landseg.core.files import write_json
-from landseg.network import exported
+from landseg.network import engine, exported
 from landseg.network.card import CARD, ModelCard, find_model, load_card
 from landseg.network.exported import NETWORK_FILES, Runtime, export_card, network_file, whole_folder
 
@@ -151,3 +151,9 @@ def test_a_full_disk_leaves_the_old_one(folder: Path, runtime: Runtime, monkeypa
 
 def test_a_copied_folder_is_as_good(folder: Path, tmp_path: Path) -> None:
     network_file(shutil.copytree(folder, tmp_path / "copy"), load_card(tmp_path / "copy"))
+
+
+def test_a_device_that_does_not_run_it_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_is_cpu", lambda device: False)  # a machine that has the card
+    with pytest.raises(LandsegError, match=r"^predict\.device=cuda: .*out is an exported model, the CPU, where it runs"):
+        engine.load_engine([folder], "cuda")

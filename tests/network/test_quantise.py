@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +62,22 @@ def test_it_gives_nearly_the_same_at_any_size(made: bytes) -> None:
         assert plain.shape == quick.shape and quick.dtype == np.float32
         assert 0 < np.abs(plain - quick).max() < 0.25 * plain.std(), "it differs, by little"
         assert (plain.argmax(1) == quick.argmax(1)).mean() > 0.97
+
+
+def test_images_are_in_memory_one_at_a_time(made: bytes, tmp_path: Path) -> None:
+    alive, most = set[int](), 0
+
+    def drawn() -> Iterator[np.ndarray]:
+        nonlocal most
+        for seed, height, width in ((1, 64, 64), (2, 32, 96), *((i, 64, 64) for i in range(3, 9))):
+            image = pixels(seed, height, width)
+            alive.add(seed)
+            weakref.finalize(image, alive.discard, seed)
+            most = max(most, len(alive))
+            yield image
+
+    quantised(network(), drawn(), tmp_path)
+    assert most <= 3, "the one that is drawn, the one before in the generator's hand, and the one that is computed"
 
 
 def test_one_odd_image_does_not_widen_the_range_of_all(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 import time
 import warnings
@@ -64,3 +65,13 @@ def test_a_part_that_fails_or_comes_late_is_recorded(gpu: Any, monkeypatch: pyte
     assert "script: RuntimeError: CUDA error: no kernel image" in text and "memory: 10" in text and " s had gone" in text
     assert "| landseg / ordinary script | – |" in text and "| peak MB of a step | – |" in text
     assert "RuntimeError" in (tmp_path / "record" / "gpu.json").read_text(encoding="utf-8")
+
+
+def test_a_script_that_dies_is_a_finding_and_ends_no_benchmark(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    side, (ours, theirs) = object.__new__(gpu.Apart), multiprocessing.Pipe()
+    side._pipe = ours
+    theirs.close()
+    parts = gpu.Parts(100.0, torch.device("cpu"))
+    monkeypatch.setattr(gpu, "release", lambda _: None)
+    assert parts.do("script", lambda: {"images": side(1)}) == {}
+    assert "the script's process has ended" in parts.found["script"]["failed"]

@@ -34,7 +34,10 @@ from landseg.verbs.launch import torchrun
 
 SCRIPT = Path(__file__).with_name("sharing.py")
 
-TIMEOUT_S = 240
+TIMEOUT_S = 600
+"""For processes that hang; a machine that is busy takes minutes to start two."""
+
+pytestmark = pytest.mark.timeout(TIMEOUT_S + 60)
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,16 @@ class Shared:
 
 def launched(*words: str | Path) -> subprocess.CompletedProcess[str]:
     command = torchrun([], 2)
+    full = [*command[: command.index("-m", 3)], *map(str, (SCRIPT, *words))]
     surroundings = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [*command[: command.index("-m", 3)], *map(str, (SCRIPT, *words))], env=surroundings, capture_output=True, text=True,
-        timeout=TIMEOUT_S, check=False,
-    )  # fmt: skip
+    process = subprocess.Popen(full, env=surroundings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        out, err = process.communicate(timeout=TIMEOUT_S)
+    finally:
+        if process.poll() is None:
+            process.terminate()  # a kill would leave those that it started
+            process.communicate()
+    return subprocess.CompletedProcess(full, process.returncode, out, err)
 
 
 def loaded() -> ModuleType:
@@ -272,6 +280,9 @@ def test_the_command_starts_as_many_as_are_asked_for(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sys, "argv", ["landseg", "train", "data", "--set", "train.devices=2"])
     launch.launch(tmp_path, None, ["train.devices=2"], resume=False)
     assert started == [torchrun(["train", "data", "--set", "train.devices=2"], 2)]
+    words = " ".join(started[0])
+    assert words.endswith("--nproc-per-node 2 -m landseg train data --set train.devices=2")
+    assert "--local-addr localhost" in words, "a machine need not be able to look up its own name"
     launch.launch(tmp_path, None, [], resume=False)
     launch.launch(tmp_path, None, ["train.devices=auto", "train.device=cpu"], resume=False)
     launched_as(monkeypatch, 0, 2, 2)

@@ -207,6 +207,21 @@ def test_what_is_sent_is_held_where_it_was_sent(monkeypatch: pytest.MonkeyPatch)
     assert lane.send(batch).batch is batch, "one without room is left to the step, which can make some"
 
 
+def test_a_batch_that_cannot_be_pinned_goes_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Systems and containers limit what may be pinned: the thread that makes batches meets that where no step can repeat anything."""
+    store = Store(MIXED_SIZES)
+    expected, batches = tensors(settled(store, "disk"), 1), settled(store, "disk")
+    batches._lane, real = Lane(CPU), torch.empty
+
+    def limited(*sizes: Any, **options: Any) -> Tensor:
+        if "pin_memory" in options:
+            raise RuntimeError("CUDA error: out of memory")
+        return real(*sizes, **options)
+
+    monkeypatch.setattr(transfer.torch, "empty", limited)
+    assert_alike(tensors(batches, 1), expected)
+
+
 @pytest.mark.parametrize(
     ("setting", "device", "free", "memory", "expected"),
     [

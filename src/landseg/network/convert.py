@@ -243,7 +243,8 @@ def _silence() -> Iterator[None]:
     C++ to the standard output that is for results, the whole graph of a network that it cannot convert."""
     logger = logging.getLogger("torch.onnx")
     before = logger.level
-    sys.stdout.flush()
+    if sys.stdout is not None:  # closed, or a program with windows
+        sys.stdout.flush()
     with warnings.catch_warnings(), Path(os.devnull).open("wb") as nowhere:
         own = os.dup(1)
         logger.setLevel(logging.CRITICAL)

@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -35,6 +36,13 @@ _FORMAT = 1
 
 _MAKERS = ("torch", "timm", "segmentation-models-pytorch")
 
+_NO_MEMORY = ("allocate memory", "not enough memory", "bad_alloc", "bad allocation")
+"""What torch and the runtimes say when they are given none. Source: c10/core/impl/alloc_cpu.cpp of PyTorch; core/framework/bfc_arena.cc of
+ONNX Runtime; C++'s own exception, whose words are the compiler's."""
+
+_ABANDONED_S = 3600.0
+"""A file that was begun so long ago is no longer being written: it takes a second."""
+
 
 def converted(folder: Path, card: ModelCard, weights: bytes, runtime: str, opened: Callable[[bytes], Run]) -> bytes:
     """The network of a model in ONNX, for images as they are decoded: the kept one, or a new one, which is kept.
@@ -48,6 +56,7 @@ def converted(folder: Path, card: ModelCard, weights: bytes, runtime: str, opene
 
     Raises:
         LandsegError: The network cannot be converted, or gives something else than it did; that is kept, too, and said at once next time.
+            Memory that ran out is no such reason.
     """
     stem = f"{runtime.partition(' ')[0].lower()}-{_key(card, runtime)}"
     found = _kept(folder, stem)
@@ -62,13 +71,23 @@ def converted(folder: Path, card: ModelCard, weights: bytes, runtime: str, opene
     try:
         data = convert(network, card, is_decoded=True, opened=opened)
     except LandsegError as error:
-        _keep(folder, card, stem, ".txt", json.dumps([error.what, error.found, error.needed, error.do], ensure_ascii=False).encode())
+        if not _lacked_memory(error):
+            _keep(folder, card, stem, ".txt", json.dumps([error.what, error.found, error.needed, error.do], ensure_ascii=False).encode())
         raise
     seconds = time.monotonic() - started
     place = _keep(folder, card, stem, ".onnx", data)
     where = "nowhere may it be kept, so the next call converts again" if place is None else f"kept in {place}"
     log.info("%s: converted for %s in %.0f s; %s", folder, runtime, seconds, where)
     return data
+
+
+def _lacked_memory(error: BaseException | None) -> bool:
+    """Whether memory that ran out began it; messages are cut short on their way up, so what raised them is asked."""
+    while error is not None:
+        if any(words in str(error) for words in _NO_MEMORY):
+            return True
+        error = error.__cause__
+    return False
 
 
 def _key(card: ModelCard, runtime: str) -> str:
@@ -152,7 +171,11 @@ def _keep(folder: Path, card: ModelCard, stem: str, suffix: str, data: bytes) ->
 
 
 def _write(place: Path, name: str, data: bytes) -> None:
-    partial = place / f".{name}.{os.getpid()}.partial"
+    for path in place.glob(".*.partial"):  # of a process that was killed while it wrote
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > _ABANDONED_S:
+                path.unlink()
+    partial = place / f".{name}.{os.getpid()}.{threading.get_ident()}.partial"
     try:
         partial.write_bytes(data)
         os.replace(partial, place / name)

@@ -101,6 +101,10 @@ def _load(folder: Path, device: str, engine: str, *, is_free: bool) -> Engine:
     """One model on one engine; `is_free`: on another where that one cannot run it."""
     card = load_card(folder)
     if card.exported is not None:
+        if device not in ("auto", "cpu"):
+            raise LandsegError(
+                f"predict.device={device}", f"{folder} is an exported model", "the CPU, where it runs", "--set predict.device=auto"
+            )
         return _exported(folder, card, card.exported.runtime if is_free else engine)
     if engine == "torch":
         return _on_torch(folder, device)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +64,7 @@ def openvino_run(source: Path | bytes) -> Run:
     """
     openvino = require_openvino()
     # One thread a request, as many requests as lanes ask for, in full precision: bfloat16, its default where a processor has it, moves
-    # classes. Requests are made on the threads that ask, one each.
+    # classes. As many requests are made as threads ask at once; they are kept, because threads come and go and compiling takes seconds.
     settings = {
         "INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32", "ENABLE_CPU_PINNING": False,
     }  # fmt: skip
@@ -78,15 +77,18 @@ def openvino_run(source: Path | bytes) -> Run:
             what, f"{runtime()} cannot run it ({first_line(error)})", "a network of operators that it has",
             "--set predict.engine=onnx, or a later version: pip install -U openvino",
         ) from error  # fmt: skip
-    own = threading.local()
+    idle: list[Any] = []  # taking from a list, and giving back, is safe among threads
 
     def run(images: np.ndarray) -> np.ndarray:
         try:
-            request = getattr(own, "request", None)
-            if request is None:
-                request = own.request = core.compile_model(model, "CPU", settings).create_infer_request()
-            return np.array(request.infer({0: images})[0])
+            try:
+                request = idle.pop()
+            except IndexError:
+                request = core.compile_model(model, "CPU", settings).create_infer_request()
+            found = np.array(request.infer({0: images})[0])
         except RuntimeError as error:
             raise failed(runtime(), images, error) from error
+        idle.append(request)
+        return found
 
     return run

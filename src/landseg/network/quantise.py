@@ -7,7 +7,7 @@ one 256th of the range would be a step in the pixels, or in the logits.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,7 +39,7 @@ _CPUINFO = Path("/proc/cpuinfo")
 class _Batches(CalibrationDataReader):  # type: ignore[misc]
     """Batches one after the other, in the form that the calibration asks for them."""
 
-    def __init__(self, name: str, batches: Sequence[np.ndarray]) -> None:
+    def __init__(self, name: str, batches: Iterable[np.ndarray]) -> None:
         self._name, self._batches = name, iter(batches)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
@@ -48,7 +48,7 @@ class _Batches(CalibrationDataReader):  # type: ignore[misc]
         return None if batch is None else {self._name: batch}
 
 
-def quantised(model: bytes, batches: Sequence[np.ndarray], scratch: Path) -> bytes:
+def quantised(model: bytes, batches: Iterable[np.ndarray], scratch: Path) -> bytes:
     """Quantise a network statically: weights of each channel symmetric, activations by the mean of the batches' least and greatest values.
 
     The mean, because one odd image would else widen the range of all: over 54 tiles of an invented landscape the loss of mIoU was 0.060 by
@@ -59,7 +59,7 @@ def quantised(model: bytes, batches: Sequence[np.ndarray], scratch: Path) -> byt
 
     Args:
         model: A serialised ONNX network with one input (N, B, H, W) float32.
-        batches: Images as that input takes them, each batch of a shape of its own.
+        batches: Images as that input takes them, each batch of a shape of its own; drawn one by one, and let go before the next.
         scratch: A folder for files between; it must exist.
 
     Returns:

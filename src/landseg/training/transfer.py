@@ -155,11 +155,16 @@ class Lane:
         self._stream = torch.cuda.Stream(device) if self._is_gpu else None  # type: ignore[no-untyped-call]
 
     def reserved(self, images: tuple[int, ...], labels: tuple[int, ...], dtype: str) -> tuple[Tensor, Tensor] | None:
-        """Tensors of these sizes to be written to; None where torch cannot hold the dtype bit by bit."""
+        """Tensors of these sizes to be written to; None where torch cannot hold the dtype bit by bit, or no more memory can be pinned."""
         if not is_lossless(dtype):
             return None
         kind = torch.from_numpy(stored(np.empty(0, dtype))).dtype
-        return torch.empty(images, dtype=kind, pin_memory=self._is_gpu), torch.empty(labels, dtype=torch.uint8, pin_memory=self._is_gpu)
+        try:
+            return torch.empty(images, dtype=kind, pin_memory=self._is_gpu), torch.empty(labels, dtype=torch.uint8, pin_memory=self._is_gpu)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
 
     def send(self, batch: Batch) -> Sent:
         """Begin to copy a batch, from any thread. One that is large, or for which there is no room, is left to the step: that knows what to

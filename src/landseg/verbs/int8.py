@@ -117,8 +117,9 @@ def measured(data: bytes, card: ModelCard, tiles: Tiles, scratch: Path) -> tuple
 
     edge = piece_edge(card.tile_size, card.factor)
     step = -(-len(tiles.indices) // CALIBRATION_TILES)
-    images = [fit(tiles.store.image(i)[None, :edge, :edge], card.factor) for i in tiles.indices[::step]]
-    made = quantised(data, [np.ascontiguousarray(image.transpose(0, 3, 1, 2), np.float32) for image in images], scratch)
+    # One at a time: of large tiles with many bands all would take gigabytes.
+    images = (fit(tiles.store.image(i)[None, :edge, :edge], card.factor) for i in tiles.indices[::step])
+    made = quantised(data, (np.ascontiguousarray(image.transpose(0, 3, 1, 2), np.float32) for image in images), scratch)
     plain, int8 = (open_onnx(one, card, is_decoded=False) for one in (data, made))
     _require_any_size(plain, int8, tiles.store.image(tiles.indices[0])[:edge, :edge])
     before, after = _miou(plain, tiles, edge), _miou(int8, tiles, edge)

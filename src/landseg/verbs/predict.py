@@ -113,16 +113,14 @@ def predict(
     tiles = find_inputs(sources)
     # Imported here: an engine may take seconds to load, and `landseg --help` and wrong paths shall answer at once.
     from landseg.inference.folder import BEGUN, FINISHED, predict_tiles
-    from landseg.network.card import find_model, load_card
     from landseg.network.engine import load_engine
 
     if not (target / BEGUN).exists():
         # --overwrite replaces a prediction, not a stranger's folder.
         refuse_existing(target, overwrite=overwrite and (target / FINISHED).exists())
-    models = _paths(model)
-    fingerprint = "+".join(load_card(find_model(path)).weights_sha256 for path in models)
+    engine = load_engine(_paths(model), chosen.device, chosen.engine)
     done = predict_tiles(
-        load_engine(models, chosen.device, chosen.engine),
+        engine,
         tiles,
         target,
         batch=chosen.batch,
@@ -130,7 +128,7 @@ def predict(
         probabilities=probabilities,
         bands=bands,
         tta=augmentation,
-        fingerprint=fingerprint,
+        fingerprint=_fingerprint(engine),
         overwrite=overwrite,
     )
     return Predicted(target, done.files, done.pixels, done.seconds, done.unreadable, done.resumed)
@@ -139,17 +137,21 @@ def predict(
 def _predict_scenes(
     models: list[Path], scenes: list[str], out: Path, choices: Choices, chosen: PredictConfig, overlay: bool, tta: str, overwrite: bool
 ) -> Predicted:
-    from landseg.network.card import find_model, load_card
     from landseg.network.engine import load_engine
 
-    fingerprint = "+".join(load_card(find_model(path)).weights_sha256 for path in models)
     engine = load_engine(models, chosen.device, chosen.engine)
     step, workers = (_GPU_WINDOWS, 1) if _is_on_gpu(engine) else (1, engine.lanes if engine.lanes > 1 else None)
     maps = predict_scenes(
-        engine, scenes, out, choices, overlay=overlay, tta=tta, fingerprint=fingerprint, overwrite=overwrite, step=step, workers=workers
-    )
+        engine, scenes, out, choices, overlay=overlay, tta=tta, fingerprint=_fingerprint(engine), overwrite=overwrite, step=step,
+        workers=workers,
+    )  # fmt: skip
     resumed = sum(item.is_resumed for item in maps)
     return Predicted(out, len(maps), sum(item.pixels for item in maps), sum(item.seconds for item in maps), {}, resumed, tuple(maps))
+
+
+def _fingerprint(engine: Engine) -> str:
+    """Tells models apart: those that were loaded, for a training may have put a better one in a folder since."""
+    return "+".join(one.card.weights_sha256 for one in getattr(engine, "engines", (engine,)))
 
 
 def _is_on_gpu(engine: Engine) -> bool:
