@@ -2,7 +2,8 @@
 
     python bench/scene.py memory                         peak memory at 2,048² and at 60,000² with a stand-in network
     python bench/scene.py memory --sides 60000 --rows 4000     the same of a band of it, over the full width
-    python bench/scene.py speed runs/first               a scene with its model, against the network on the same windows
+    python bench/scene.py speed                          a scene with the default network, against the network on the same windows
+    python bench/scene.py speed runs/first               the same with a model of yours
 
 Memory is the most that a process of its own ever held (resident), reading, blending, writing and the finished COG included; scenes are
 sparse GeoTIFFs, which hold no bytes on the disk and zeros when read. Speed is megapixels of windows a second, the scene's and the bare
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,7 +31,7 @@ import rasterio
 from affine import Affine
 
 from landseg.core.allocation import keep_memory
-from landseg.core.classes import make_classes
+from landseg.core.classes import make_classes, palette
 from landseg.core.grid import Grid, Window
 from landseg.data import raster, world
 from landseg.data.cog import Strips
@@ -90,17 +92,20 @@ def memory(sides: list[int], rows: int | None, classes: int) -> None:
         print(f"| {side:,}² | {found['megapixels']:,.0f} | {speed:.1f} | {found['peak_mb']:,.0f} | {found['before_mb']:,.0f} |")
 
 
-def speed(model: Path, side: int, rounds: int, workers: int | None) -> None:
+def speed(model: Path | None, side: int, rounds: int, workers: int | None) -> None:
     """The scene's megapixels of windows a second as a share of the network's."""
     from landseg.core.progress import parallel_map
     from landseg.inference.scene import _single_cores
     from landseg.network.card import find_model
     from landseg.network.engine import load_engine
+    from predict import untrained
 
-    engine = load_engine([find_model(model)], "cpu")
     shares = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        engine = load_engine([find_model(model) if model else untrained(folder / "model")], "cpu")
+        card = engine.card
+        print(f"{card.network} with {card.encoder}, {len(card.classes)} classes")
         image = world.make_scene(1, side, side).image
         raster.write(folder / "scene.tif", image, Grid(side, side, PLACE, rasterio.crs.CRS.from_epsg(32633)))
         with open_scene(folder / "scene.tif") as scene:
@@ -135,8 +140,12 @@ def _predict(engine: object, scene: raster.Scene, plan: Plan, folder: Path, work
     with closing(predict_scene(engine, scene, plan, layers, folder, workers=workers)) as done:  # type: ignore[arg-type]
         for _ in done:
             pass
-    for name, layer in layers.items():
-        layer.finish(folder.parent / f"{name}.tif")
+    with ThreadPoolExecutor(len(layers)) as pool:
+        for finishing in [
+            pool.submit(layer.finish, folder.parent / f"{name}.tif", palette=palette(engine.card.classes) if name == "classes" else None)
+            for name, layer in layers.items()
+        ]:
+            finishing.result()
 
 
 def main() -> None:
@@ -150,7 +159,7 @@ def main() -> None:
         command.add_argument("--rows", type=int)
         command.add_argument("--classes", type=int, default=5)
     against = commands.add_parser("speed")
-    against.add_argument("model", type=Path)
+    against.add_argument("model", type=Path, nargs="?", help="run folder or model folder; the default network, untrained, without")
     against.add_argument("--side", type=int, default=2048)
     against.add_argument("--rounds", type=int, default=3)
     against.add_argument("--workers", type=int)

@@ -4,7 +4,8 @@
 
 `data` is a dataset folder with a split; `train_smp.py` is an ordinary segmentation_models_pytorch script with the classes `Tiles` and an
 SGD loop (its data loader and its step are used as they are). Both train the same network at the same batch on the same tiles; landseg's
-step includes augmentation, moving average and its own optimiser. The bare network's step has nothing of all that: forward pass, loss,
+step includes augmentation, moving average and its own optimiser; it is compiled where `--set train.compile=true` says so, which pays on a
+GPU. The bare network's step has nothing of all that: forward pass, loss,
 backward pass and SGD on one batch that lies on the device, channels-last, as it is and compiled. Prints images/s of all, the ratio to the
 script, and the ratio to the faster of the two bare steps, whose bar is 0.95.
 
@@ -47,6 +48,9 @@ ENCODER = "tf_mobilenetv3_large_minimal_100"
 BAR = 0.95
 """Of the images/s of the best bare step, which landseg's loop is held to."""
 
+SETTLE_S = 2.0
+"""After the script's turn: its workers, which read ahead, have their batches by then and take nothing from the next side."""
+
 Steps = Callable[[int], int]
 """Does some steps and returns the images that it saw; all of them are done when it returns."""
 
@@ -70,7 +74,10 @@ def peer_steps(script: Path, folder: Path, batch: int, classes: int, workers: in
 
     def endless() -> Iterator[Any]:
         while True:
-            yield from DataLoader(peer.Tiles(folder, stems, True), batch, shuffle=True, drop_last=True, num_workers=workers)
+            # This process was spawned, and so would its workers be, which cannot import the script.
+            start = "fork" if workers else None
+            tiles = peer.Tiles(folder, stems, True)
+            yield from DataLoader(tiles, batch, shuffle=True, drop_last=True, num_workers=workers, multiprocessing_context=start)
 
     batches = endless()
 
@@ -213,6 +220,8 @@ def alternate(sides: dict[str, Steps], rounds: int, steps: int) -> dict[str, lis
             start = time.perf_counter()
             seen = run(steps)
             speeds[name].append(seen / (time.perf_counter() - start))
+            if isinstance(run, Apart):
+                time.sleep(SETTLE_S)
         print("   ".join(f"{name} {values[-1]:6.2f} images/s" for name, values in speeds.items()), flush=True)
     return speeds
 
@@ -237,11 +246,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="of the script's data loader")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--steps", type=int, default=6, help="a round and side")
-    parser.add_argument("--eager", action="store_true", help="compile nothing, where there is no compiler: a bar that is easier to meet")
+    parser.add_argument("--eager", action="store_true", help="do not compile the bare network, where there is no compiler")
     parser.add_argument("--set", action="append", default=[], help="landseg settings")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
-    loop = our_loop(options.data, options.batch, [f"train.compile={str(not options.eager).lower()}", *options.set])
+    loop = our_loop(options.data, options.batch, options.set)
     script = Apart(options.peer, options.folder, options.batch, 5, options.workers, str(loop.device))
     height, _ = loop.batches.shape
     bare = (options.batch, height, len(loop.task.card.classes), loop.device)

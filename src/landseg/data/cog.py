@@ -31,6 +31,10 @@ NODATA = 255
 BLOCK = 512
 """Edge length in pixels of the tiles inside. Source: the COG driver's default."""
 
+CLASS_LEVEL, SHARE_LEVEL = 5, 1
+"""Of deflate, of classes and of confidences and probabilities. GDAL's own 6 makes them 9 % and 3 % smaller and takes half as long again
+and twice as long, when the network has ended and nothing else is to do."""
+
 _ERRORS = (RasterioError, CPLE_BaseError)
 
 
@@ -124,7 +128,8 @@ class Strips:
             raise LandsegError(self._path(missing[0]), "it is missing", "every strip", "begin anew with --overwrite")
         source, made = self._folder / f"{self._name}.vrt", self._folder / f"{self._name}.cog.tif"
         options = {
-            "compress": "deflate", "level": 6, "predictor": "no", "blocksize": BLOCK, "bigtiff": "if_safer", "overviews": "ignore_existing",
+            "compress": "deflate", "level": SHARE_LEVEL if palette is None else CLASS_LEVEL, "predictor": "no", "blocksize": BLOCK,
+            "bigtiff": "if_safer", "overviews": "ignore_existing",
             "overview_resampling": "average" if palette is None else "mode", "overview_compress": "deflate", "num_threads": 1,
         }  # fmt: skip
         try:

@@ -84,13 +84,17 @@ class Side:
         A pixel of a single window weighs exactly 1.
         """
         start = self.starts[i]
-        return np.asarray(_hill(self.size) / self._total[start : start + self.size], np.float32)
+        return np.asarray(self._hill / self._total[start : start + self.size], np.float32)
+
+    @cached_property
+    def _hill(self) -> np.ndarray:
+        return np.asarray(np.sin(np.pi * (np.arange(self.size) + 0.5) / self.size) ** 2)
 
     @cached_property
     def _total(self) -> np.ndarray:
         total = np.zeros(max(self.length, self.size))
         for start in self.starts:
-            total[start : start + self.size] += _hill(self.size)
+            total[start : start + self.size] += self._hill
         return total
 
 
@@ -102,7 +106,7 @@ class Prediction(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Finished pixels: their window of the scene, what is valid in it, and their logits, None where no pixel is."""
+    """Finished pixels: their window of the scene, what is valid in it, and their logits, None where no pixel is; views until the next."""
 
     window: Window
     valid: np.ndarray
@@ -123,7 +127,7 @@ def blended(rows: Side, cols: Side, part: Window, predicted: Iterable[Prediction
         rows: The windows along the scene's height.
         cols: The windows along its width.
         part: What is asked for.
-        predicted: One a window, in the order of `windows`.
+        predicted: One a window, in the order of `windows`. Their logits are weighted where they lie, and are of no use afterwards.
         spill: A folder for what waits where it is too much for memory; files in it are removed.
 
     Yields:
@@ -145,42 +149,40 @@ def blended(rows: Side, cols: Side, part: Window, predicted: Iterable[Prediction
             block = _stacked(carry.take(col), block)
             block, later = _divided(block, done, axis=1)
             if row + 1 < down.stop:
-                carry.keep(col, later, len(across))
+                carry.keep(col, None if later is None else later.copy(), len(across))  # a view would hold the whole window
             finished = _cut(Window(rows.starts[row], cols.starts[col], done, ready), part)
             if finished is not None:
                 inside = Window(finished.row - rows.starts[row], finished.col - cols.starts[col], finished.height, finished.width)
-                valid = np.ascontiguousarray(found.valid[inside.slices])
-                logits = None if block is None or not valid.any() else np.ascontiguousarray(block[:, *inside.slices])
-                yield Block(finished, valid, logits)
-
-
-def _hill(size: int) -> np.ndarray:
-    return np.asarray(np.sin(np.pi * (np.arange(size) + 0.5) / size) ** 2)
+                valid = found.valid[inside.slices]
+                yield Block(finished, valid, None if block is None or not valid.any() else block[:, *inside.slices])
 
 
 def _plus(total: np.ndarray | None, logits: np.ndarray | None, weights: np.ndarray) -> np.ndarray | None:
     """The weighted logits of a window, and in its first columns `total`, what other windows have said there."""
-    if logits is None and total is None:
+    weighted: np.ndarray
+    if logits is not None:
+        weighted = np.multiply(logits, weights, out=logits)
+    elif total is not None:
+        weighted = np.zeros((len(total), *weights.shape), np.float32)
+    else:
         return None
-    weighted = np.zeros((len(total), *weights.shape), np.float32) if logits is None and total is not None else logits * weights
     if total is not None:
         weighted[:, :, : total.shape[2]] += total
     return weighted
 
 
 def _divided(total: np.ndarray | None, at: int, axis: int) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Copies of what lies before and from `at` along an axis; a view would hold the whole."""
+    """What lies before and from `at` along an axis, as views."""
     if total is None:
         return None, None
-    before, after = (total[:, :at], total[:, at:]) if axis == 1 else (total[:, :, :at], total[:, :, at:])
-    return before.copy(), after.copy()
+    return (total[:, :at], total[:, at:]) if axis == 1 else (total[:, :, :at], total[:, :, at:])
 
 
 def _stacked(carried: np.ndarray | None, block: np.ndarray | None) -> np.ndarray | None:
     """The rows of `block` with those carried from above added to the first of them."""
     if carried is None or block is None:
         return carried if block is None else block
-    block[:, : carried.shape[1]] = carried + block[:, : carried.shape[1]]
+    block[:, : carried.shape[1]] += carried
     return block
 
 

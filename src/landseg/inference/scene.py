@@ -117,14 +117,14 @@ class _Run:
         row, col = block.window.row - part.row - strip[0], block.window.col - part.col
         place = slice(row, row + block.window.height), slice(col, col + block.window.width)
         ids, best = _best(block.logits)
-        if not np.isfinite(best[block.valid]).all():
+        whole = bool(block.valid.all())
+        if not np.isfinite(best if whole else best[block.valid]).all():
             raise LandsegError(
                 self.scene.path, "the network gave no finite number", "finite logits", "predict on another device, or train the model again"
             )
-        values["classes"][0][place] = np.where(block.valid, ids, NODATA)
-        if len(values) > 1:
-            for name, probs in _probabilities(block.logits, best, values).items():
-                values[name][:, *place] = np.where(block.valid, probs, NODATA)
+        found = {"classes": ids[None]} | (_probabilities(block.logits, best, values) if len(values) > 1 else {})
+        for name, stored in found.items():
+            values[name][:, *place] = stored if whole else np.where(block.valid, stored, NODATA)
 
     def predictions(self, part: Window, workers: int) -> Generator[Prediction, None, None]:
         """What the network says of each window of a part, read ahead on a thread and computed on several."""

@@ -12,6 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -189,16 +190,23 @@ class _Job:
                 for _ in _metered(done, f"predict {self.stem}", found, total):
                     pass
             log.info("%s: writing %s", self.source, outputs[0].name)
-            for name, layer in layers.items():
-                path = out / f"{self.stem}_{name}.tif"
-                if name == "classes":
-                    layer.finish(path, tags=self.tags, names=card.class_names, palette=palette(card.classes))
-                else:
-                    layer.finish(path, tags=self.tags)
+            self._finish(out, layers)
             write_text(out / f"{self.stem}_classes.qml", raster_style(card.classes))
             table = _table(outputs[0], self.grid, card.class_names)
             self._draw(out, outputs[0], scene, table)
         return bool(found), table
+
+    def _finish(self, out: Path, layers: dict[str, Strips]) -> None:
+        """Put the strips of all layers together, at the same time: most of a COG is written by one core."""
+        card = self.engine.card
+        extra: dict[str, dict[str, Any]] = {"classes": {"names": card.class_names, "palette": palette(card.classes)}}
+        with ThreadPoolExecutor(len(layers)) as pool:
+            finishing = [
+                pool.submit(layer.finish, out / f"{self.stem}_{name}.tif", tags=self.tags, **extra.get(name, {}))
+                for name, layer in layers.items()
+            ]
+        for done in finishing:
+            done.result()
 
     def _draw(self, out: Path, path: Path, scene: Scene, table: _Table) -> None:
         """The sheets."""
