@@ -7,9 +7,10 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/landseg demo --out demo
 
-# Two processes of one thread each: within one, torch and OpenCV leave the second core idle for most of the time.
+# Two processes of one thread each: within one, torch and OpenCV leave the second core idle for most of the time. Each takes a file at a
+# time, in the order of tests/conftest.py: what a file's tests share is made once, and none is left waiting for a long one at the end.
 test: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # What takes minutes and changes seldom: every network with ten encoders; a run killed at every change of its files.
 slow: .venv/installed

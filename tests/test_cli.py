@@ -17,15 +17,10 @@ from click.testing import CliRunner
 
 from landseg.cli import frame, main
 from landseg.data import world
+from shared.commands import landseg, landseg_afresh
 
 CLASSES = ",".join(item.name for item in world.CLASSES)
 TINY = ["-c", "tiny", "--set", "train.epochs=1", "--set", "train.batch=4", "--set", "train.device=cpu"]
-
-
-def landseg(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "error::UserWarning:landseg", "-m", "landseg", *map(str, words)]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240, check=False)
 
 
 def line(done: subprocess.CompletedProcess[str], code: int) -> str:
@@ -39,7 +34,7 @@ def line(done: subprocess.CompletedProcess[str], code: int) -> str:
 
 @pytest.fixture(scope="module")
 def journey(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a data set, a test set, a run and predictions, all made by the commands."""
+    """A folder with a data set, a test set, a run and predictions, all made by the commands, each started as a user starts it."""
     folder = tmp_path_factory.mktemp("journey")
     world.write_competition(folder, 3, train_scenes=2, test_scenes=1, height=128, width=128, tile=32, unlabelled_tiles=False)
     for words in (
@@ -50,7 +45,7 @@ def journey(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["predict", "run", "test", "--out", "predictions", "--overlay"],
         ["submit", "predictions", "--images", "test", "--out", "result.zip"],
     ):
-        done = landseg(*words, cwd=folder)
+        done = landseg_afresh(*words, cwd=folder)
         assert done.returncode == 0, done.stderr
     return folder
 
@@ -70,7 +65,7 @@ def test_json_documents_have_the_keys_of_the_contract(journey: Path) -> None:
     split = landseg("split", "data", "--name", "again", "--json", cwd=journey)
     assert {"parts", "groups", "class_share"} <= json.loads(split.stdout).keys()
     (journey / "data" / "splits" / "again.csv").unlink()
-    evaluated = json.loads(landseg("evaluate", "run", "data", "--json", cwd=journey).stdout)
+    evaluated = json.loads(landseg_afresh("evaluate", "run", "data", "--json", cwd=journey).stdout)
     wanted = {"miou", "iou", "miou_absent_zero", "overall_accuracy", "kappa", "f1", "precision", "recall", "confusion", "definition"}
     assert wanted <= evaluated.keys()
     assert list(evaluated["iou"]) == [item.name for item in world.CLASSES]
@@ -82,7 +77,7 @@ def test_json_documents_have_the_keys_of_the_contract(journey: Path) -> None:
 
 
 def test_a_run_that_came_to_its_end_is_listed_as_finished(journey: Path) -> None:
-    (found,) = json.loads(landseg("runs", ".", "--json", cwd=journey).stdout)["runs"]
+    (found,) = json.loads(landseg_afresh("runs", ".", "--json", cwd=journey).stdout)["runs"]
     assert (found["path"], found["state"], found["epoch"], found["data"], found["faults"]) == ("run", "finished", 1, "data", [])
     card = json.loads((journey / "run" / "model" / "model.json").read_text())
     assert found["miou"] == card["scores"]["val"]["miou"] and found["data_fingerprint"] == card["data_fingerprint"]
@@ -154,7 +149,7 @@ def test_wrong_usage_is_one_line_too(journey: Path) -> None:
 
 
 def test_debug_shows_the_traceback_and_keeps_the_exit_code(journey: Path) -> None:
-    done = landseg("evaluate", "nowhere", "data", "--debug", cwd=journey)
+    done = landseg_afresh("evaluate", "nowhere", "data", "--debug", cwd=journey)
     assert done.returncode == 2
     assert "Traceback" in done.stderr
     assert done.stderr.splitlines()[-1].startswith("landseg: nowhere")

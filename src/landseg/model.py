@@ -62,7 +62,9 @@ class Model:
         return image
 
 
-def load_model(path: str | Path | Sequence[str | Path], device: str = "auto", tta: str = "none", engine: str = "auto") -> Model:
+def load_model(
+    path: str | Path | Sequence[str | Path], device: str = "auto", tta: str = "none", engine: str = "auto", precision: str = "32"
+) -> Model:
     """Load a trained model.
 
     Args:
@@ -70,10 +72,11 @@ def load_model(path: str | Path | Sequence[str | Path], device: str = "auto", tt
         device: auto | cpu | cuda | cuda:1 | mps.
         tta: none | d4 | scales: test-time augmentation, as `inference.tta` says.
         engine: auto | torch | onnx | openvino: what runs the network, as ``predict.engine``.
+        precision: 32 | bf16 | 16, as ``predict.precision``.
 
     Raises:
-        LandsegError: There is no model, or it is damaged; no such augmentation; or an engine that is not there or cannot run it.
+        LandsegError: There is no model, or it is damaged; no such augmentation; or an engine or precision that is not here or does not do.
     """
     require_known(tta)
     paths = [path] if isinstance(path, str | Path) else list(path)
-    return Model(augmented(load_engine([find_model(Path(item)) for item in paths], device, engine), tta))
+    return Model(augmented(load_engine([find_model(Path(item)) for item in paths], device, engine, precision), tta))

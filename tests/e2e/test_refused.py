@@ -10,41 +10,25 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from landseg.core.classes import make_classes
 from landseg.core.errors import LandsegError
 from landseg.core.runs import read_metrics
-from landseg.data import world
-from landseg.data.dataset import DatasetInfo, open_dataset, write_info
-from landseg.splitting.assignment import Placed, Split, write_split
 from landseg.training import state as room
 from landseg.training import step
 from landseg.training.state import has_state, load_state, save_state
 from landseg.verbs.train import train
+from shared.runs import divided
 
 SETTINGS = ("train.epochs=2", "train.batch=4", "train.device=cpu")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = world.write_tiles(tmp_path_factory.mktemp("data"), 1, 8, tile=32)
-    write_info(folder, DatasetInfo(name="world", classes=make_classes([item.name for item in world.CLASSES])))
-    parts = tuple(Placed(f"tile_{i:04}", "val" if i > 5 else "train", str(i)) for i in range(8))
-    write_split(open_dataset(folder), Split("random", parts))
-    return folder
+    return divided(tmp_path_factory.mktemp("data"), 8, val=2)
 
 
 @pytest.fixture(scope="module")

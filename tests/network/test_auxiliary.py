@@ -13,8 +13,6 @@ from landseg.network.auxiliary import Supervised
 from landseg.network.build import Network, Normalisation, build
 from landseg.network.stages import parameter_stages
 
-torch.set_num_threads(1)
-
 SMALL = "mobilenetv3_small_050"
 
 

@@ -11,8 +11,6 @@ from landseg.core.settings import NETWORKS
 from landseg.network import build as room
 from landseg.network.build import Normalisation, build, encoder_name, encoder_normalisation
 
-torch.set_num_threads(1)
-
 SMALL = "mobilenetv3_small_050"
 
 

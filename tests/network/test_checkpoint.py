@@ -20,8 +20,6 @@ from landseg.network import checkpoint
 from landseg.network.build import Network, Normalisation, build
 from landseg.network.checkpoint import ModelCard, find_model, load_card, load_model, save_model
 
-torch.set_num_threads(1)
-
 SMALL = "mobilenetv3_small_050"
 CLASSES = make_classes(["建筑", "b", "c"])
 

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
-from landseg.core.classes import make_classes
 from landseg.core.errors import LandsegError
 from landseg.core.settings import NETWORKS
 from landseg.inference.tta import augmented
@@ -32,32 +31,11 @@ from landseg.network.onnx_engine import onnx_run, open_onnx
 from landseg.network.openvino_engine import open_openvino, require_openvino
 from landseg.network.probs import softmax
 from landseg.network.torch_engine import TorchEngine
-
-torch.set_num_threads(1)
-
-SMALL = "mobilenetv3_small_050"
-CPU = torch.device("cpu")
-K = 5
+from shared.networks import CPU, K, card_of, images, network_of
 
 
-def card(count: int = 3, **changes: object) -> ModelCard:
-    facts = {
-        "landseg_version": "0", "network": "fpn", "encoder": SMALL, "bands": tuple(f"b{i}" for i in range(count)), "dtype": "uint8",
-        "mean": (100.0,) * count, "std": (50.0,) * count, "classes": make_classes([f"c{i}" for i in range(K)]), "tile_size": (64, 64),
-    }  # fmt: skip
-    return ModelCard.model_validate({**facts, **changes})
-
-
-def make(facts: ModelCard) -> Network:
-    torch.manual_seed(0)
-    network = build(facts.network, facts.encoder, len(facts.bands), K, facts.normalisation).eval()
-    with torch.no_grad():
-        network.body.segmentation_head[0].weight.normal_(0, 1)  # a new head hardly tells pixels apart
-    return network
-
-
-def images(shape: tuple[int, ...]) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 255, shape, np.uint8)
+def fpn(count: int = 3, **changes: object) -> ModelCard:
+    return card_of(count, **{"network": "fpn", **changes})
 
 
 class Converted(SimpleNamespace):
@@ -69,8 +47,8 @@ class Converted(SimpleNamespace):
 @pytest.fixture(scope="module")
 def made() -> Converted:
     """One small network, and both of its conversions: they take seconds, so all tests share them."""
-    network = make(card())
-    return Converted(network=network, data=convert(network, card(), is_decoded=True), any_size=convert(network, card(), is_decoded=False))
+    network = network_of(fpn())
+    return Converted(network=network, data=convert(network, fpn(), is_decoded=True), any_size=convert(network, fpn(), is_decoded=False))
 
 
 def require_alike(engine: LaneEngine, other: TorchEngine, batch: np.ndarray, scale: float = 1.0) -> None:
@@ -85,7 +63,7 @@ def require_alike(engine: LaneEngine, other: TorchEngine, batch: np.ndarray, sca
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (50, 71), (33, 31), (1, 40), (7, 5)])
 @pytest.mark.parametrize("size", [None, 40, 96])
 def test_it_gives_what_torch_gives(made: Converted, height: int, width: int, size: int | None) -> None:
-    facts = card(size=size)
+    facts = fpn(size=size)
     other = TorchEngine(made.network, facts, CPU)
     for source, is_decoded in ((made.data, True), (made.any_size, False)):
         engine = open_onnx(source, facts, is_decoded=is_decoded, lanes=2)
@@ -95,7 +73,7 @@ def test_it_gives_what_torch_gives(made: Converted, height: int, width: int, siz
 
 def test_an_augmented_one_and_an_ensemble_with_torch_do_too(made: Converted) -> None:
     batch = images((2, 45, 70, 3))
-    one, other = open_onnx(made.data, card(), is_decoded=True), TorchEngine(made.network, card(), CPU)
+    one, other = open_onnx(made.data, fpn(), is_decoded=True), TorchEngine(made.network, fpn(), CPU)
     for tta in ("d4", "scales"):
         assert np.abs(softmax(augmented(one, tta).logits(batch)) - softmax(augmented(other, tta).logits(batch))).max() < 1e-4
     both = Ensemble([one, other])
@@ -105,15 +83,15 @@ def test_an_augmented_one_and_an_ensemble_with_torch_do_too(made: Converted) -> 
 
 def test_an_images_bits_depend_on_no_batch_and_no_lanes(made: Converted) -> None:
     batch = images((7, 96, 64, 3))
-    wanted = np.concatenate([open_onnx(made.data, card(), is_decoded=True, lanes=1).logits(batch[i : i + 1]) for i in range(7)])
+    wanted = np.concatenate([open_onnx(made.data, fpn(), is_decoded=True, lanes=1).logits(batch[i : i + 1]) for i in range(7)])
     for lanes in (1, 2, 5):
-        engine = open_onnx(made.data, card(), is_decoded=True, lanes=lanes)
+        engine = open_onnx(made.data, fpn(), is_decoded=True, lanes=lanes)
         assert np.array_equal(engine.logits(batch), wanted) and np.array_equal(engine.logits(batch[::-1])[::-1], wanted)
 
 
 def test_bits_depend_on_no_memory_that_is_short(made: Converted, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = images((5, 64, 64, 3))
-    wanted = open_onnx(made.data, card(), is_decoded=True, lanes=3).logits(batch)
+    wanted = open_onnx(made.data, fpn(), is_decoded=True, lanes=3).logits(batch)
     at_once, most = 0, 0
 
     def counted(run: Run) -> Run:
@@ -128,13 +106,13 @@ def test_bits_depend_on_no_memory_that_is_short(made: Converted, monkeypatch: py
         return count
 
     monkeypatch.setattr("landseg.network.lanes.memory", lambda: SimpleNamespace(free=1000))
-    engine = LaneEngine(counted(onnx_run(made.data)), card(), "counted", lanes=3)
+    engine = LaneEngine(counted(onnx_run(made.data)), fpn(), "counted", lanes=3)
     assert np.array_equal(engine.logits(batch), wanted) and most == 1
 
 
 def test_twelve_bands_of_floating_numbers_with_gaps() -> None:
-    facts = card(12, dtype="float32", scaling=((0.0, 3000.0),) * 12, mean=(0.3,) * 12, std=(0.2,) * 12)
-    network = make(facts)
+    facts = fpn(12, dtype="float32", scaling=((0.0, 3000.0),) * 12, mean=(0.3,) * 12, std=(0.2,) * 12)
+    network = network_of(facts)
     engine = open_onnx(convert(network, facts, is_decoded=True), facts, is_decoded=True)
     batch = images((2, 61, 40, 12)).astype(np.float32) * 10
     batch[0, 10:30, 5:9, 3] = np.nan
@@ -146,13 +124,13 @@ def test_twelve_bands_of_floating_numbers_with_gaps() -> None:
 @pytest.mark.parametrize("dtype", ["uint16", "int16", "int32", "float64"])
 def test_other_types_travel_as_float32(made: Converted, dtype: str) -> None:
     batch = images((1, 40, 33, 3))
-    engine = open_onnx(made.data, card(), is_decoded=True)
+    engine = open_onnx(made.data, fpn(), is_decoded=True)
     assert np.array_equal(engine.logits(batch.astype(dtype)), engine.logits(batch))
 
 
 def test_the_network_is_left_as_it_was(made: Converted) -> None:
-    facts = card(network="upernet")
-    network = make(facts)
+    facts = fpn(network="upernet")
+    network = network_of(facts)
     before = [type(module) for module in network.modules()]
     convert(network, facts, is_decoded=True)
     assert [type(module) for module in network.modules()] == before and not network.training
@@ -190,9 +168,9 @@ def flipped(logits: np.ndarray) -> np.ndarray:
 )
 def test_another_result_is_refused_at_either_size(made: Converted, change: Callable[..., np.ndarray], words: str, at: int) -> None:
     run = onnx_run(made.data)
-    prove(made.network, card(), run, "fpn", is_decoded=True)
+    prove(made.network, fpn(), run, "fpn", is_decoded=True)
     with pytest.raises(LandsegError, match=f"^fpn, converted: .*{words}") as caught:
-        prove(made.network, card(), changed(run, change, at), "fpn", is_decoded=True)
+        prove(made.network, fpn(), changed(run, change, at), "fpn", is_decoded=True)
     assert ("1 × 256" in caught.value.found) == (at == 0) and ("3 × 128" in caught.value.found) == (at == 1)
 
 
@@ -203,16 +181,16 @@ def test_other_classes_are_refused_though_logits_are_near() -> None:
         def forward(self, values: Tensor) -> Tensor:
             return torch.tensor([0.0, 1e-5, 0.0, 0.0, 0.0])[None, :, None, None].expand(len(values), K, *values.shape[2:])
 
-    even = Network(Even(), card().normalisation)
+    even = Network(Even(), fpn().normalisation)
     with pytest.raises(LandsegError, match=r"fpn, converted: 99\.8\d*% of the classes of .* are torch's, 99\.99% at least"):
-        prove(even, card(), lambda values: flipped(np.zeros((len(values), K, *values.shape[1:3]), np.float32)), "fpn", is_decoded=True)
+        prove(even, fpn(), lambda values: flipped(np.zeros((len(values), K, *values.shape[1:3]), np.float32)), "fpn", is_decoded=True)
 
 
 def test_one_that_fails_at_another_size_is_refused(made: Converted) -> None:
     run = onnx_run(made.data)
     words = r"it fails on 1 × 256 × 224 pixels: .* failed on an array of 1 × 256 × 224 × 2 \(.*, a network for any size and batch"
     with pytest.raises(LandsegError, match=words):
-        prove(made.network, card(), lambda values: run(values[..., :2].copy()), "fpn", is_decoded=True)
+        prove(made.network, fpn(), lambda values: run(values[..., :2].copy()), "fpn", is_decoded=True)
 
 
 class Unknown(nn.Module):
@@ -224,7 +202,7 @@ class Unknown(nn.Module):
 
 def test_an_operator_that_cannot_be_converted_is_named_and_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(LandsegError, match=r"fpn with .*torch cannot convert it to ONNX .*bessel_j0.*predict\.engine=torch") as caught:
-        convert(Network(Unknown(), card().normalisation), card(), is_decoded=True)
+        convert(Network(Unknown(), fpn().normalisation), fpn(), is_decoded=True)
     assert "\n" not in str(caught.value)
     assert capfd.readouterr().out == ""
     assert logging.getLogger("torch.onnx").level != logging.CRITICAL
@@ -256,7 +234,7 @@ UNCONVERTED = {("dpt", "vit_small_patch16_224")}
 @pytest.mark.parametrize("encoder", ["mobilenetv3_large_100", "mit_b0", "convnext_tiny", "vit_small_patch16_224"])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_every_network_is_converted_or_stands_in_the_known_limits(network: str, encoder: str) -> None:
-    facts = card(network=network, encoder=encoder)
+    facts = fpn(network=network, encoder=encoder)
     torch.manual_seed(0)
     try:
         built = build(network, encoder, 3, K, facts.normalisation).eval()
@@ -274,7 +252,7 @@ def test_every_network_is_converted_or_stands_in_the_known_limits(network: str, 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
 def test_tiles_of_the_proof_look_like_the_models_images(dtype: str) -> None:
-    facts = card(4, dtype=dtype, scaling=((100.0, 200.0),) * 4, mean=(0.5,) * 4, std=(0.2,) * 4)
+    facts = fpn(4, dtype=dtype, scaling=((100.0, 200.0),) * 4, mean=(0.5,) * 4, std=(0.2,) * 4)
     found = tiles(facts, 3, 96, 64)
     assert found.shape == (3, 96, 64, 4) and found.dtype == dtype and np.array_equal(found, tiles(facts, 3, 96, 64), equal_nan=True)
     assert np.isnan(found).any() == (dtype == "float32")
@@ -288,11 +266,11 @@ def test_openvino_gives_the_same(made: Converted) -> None:
     pytest.importorskip("openvino")
     batch = images((3, 50, 71, 3))
     for source, is_decoded in ((made.data, True), (made.any_size, False)):
-        engine = open_openvino(source, card(), is_decoded=is_decoded, lanes=2)
+        engine = open_openvino(source, fpn(), is_decoded=is_decoded, lanes=2)
         assert engine.runtime.startswith("OpenVINO 20")
-        require_alike(engine, TorchEngine(made.network, card(), CPU), batch)
+        require_alike(engine, TorchEngine(made.network, fpn(), CPU), batch)
     with pytest.raises(LandsegError, match=r"OpenVINO .* cannot run it"):
-        open_openvino(b"no network", card(), is_decoded=True)
+        open_openvino(b"no network", fpn(), is_decoded=True)
 
 
 def test_openvino_compiles_for_each_lane_once_whatever_threads_come_and_go(made: Converted, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,7 +282,7 @@ def test_openvino_compiles_for_each_lane_once_whatever_threads_come_and_go(made:
         return compile_model(*arguments)
 
     monkeypatch.setattr(openvino.Core, "compile_model", counted)
-    engine = open_openvino(made.data, card(), is_decoded=True, lanes=2)
+    engine = open_openvino(made.data, fpn(), is_decoded=True, lanes=2)
     batch = images((1, 64, 64, 3))
     wanted = engine.logits(batch)
     for _ in range(3):  # as each large tile and each scene has them

@@ -20,6 +20,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as raised
 from landseg.core.classes import make_classes
 from landseg.core.errors import LandsegError
 from landseg.model import load_model
+from landseg.network import convert as convert_room
 from landseg.network import converted as room
 from landseg.network.build import Network, build
 from landseg.network.card import ModelCard, has_model, load_card
@@ -28,8 +29,6 @@ from landseg.network.converted import PLACE
 from landseg.network.engine import load_engine
 from landseg.network.lanes import LaneEngine, failed
 from landseg.network.torch_engine import TorchEngine
-
-torch.set_num_threads(1)
 
 CARD = ModelCard(
     landseg_version="0", network="linknet", encoder="mobilenetv3_small_050", bands=("red", "green", "blue"), dtype="uint8",
@@ -121,13 +120,17 @@ def test_what_is_damaged_is_converted_again_with_a_word(
 
 
 @pytest.mark.parametrize("what", ["_version", "_FORMAT"])
-def test_what_another_version_kept_is_not_used_and_goes(model: Path, original: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_another_version_kept_is_not_used_and_stays_for_it(
+    model: Path, original: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = kept(model)
-    monkeypatch.setattr(room, what, (lambda package: "99") if what == "_version" else 99)
     times = again(monkeypatch, original)
-    load_engine([model], "cpu")
-    load_engine([model], "cpu")
-    assert len(times) == 1 and len(kept(model)) == 1 and kept(model) != before
+    for _ in range(2):  # two environments in turns: neither takes the other's away
+        with monkeypatch.context() as other:
+            other.setattr(room, what, (lambda package: "99") if what == "_version" else 99)
+            load_engine([model], "cpu")
+        load_engine([model], "cpu")
+    assert len(times) == 1 and len(kept(model)) == 2 and set(before) < set(kept(model))
 
 
 def test_a_better_model_comes_without_it(model: Path, original: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,3 +273,105 @@ def test_threads_that_convert_the_same_model_at_once_are_not_in_each_others_way(
         for future in [pool.submit(room._write, tmp_path, "onnx-x", b"network") for _ in range(2)]:
             future.result()
     assert [path.name for path in tmp_path.iterdir()] == ["onnx-x"]
+
+
+def aged(place: Path, count: int, size: int = 1) -> list[str]:
+    """Files of other models and versions, the first of them used longest ago, all of them hours before; their names."""
+    place.mkdir(parents=True, exist_ok=True)
+    names = [f"onnx-{i:020x}-{i:020x}.onnx" for i in range(count)]
+    for i, name in enumerate(names):
+        (place / name).write_bytes(b"x" * size)
+        os.utime(place / name, (10_000 + i, 10_000 + i))
+    return names
+
+
+def test_beside_a_model_those_that_were_used_longest_ago_go(model: Path, original: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, (own,) = model / PLACE, kept(model)
+    names = aged(place, 6)
+    (place / "notes.txt").write_text("a stranger's")
+    for path in (place / own, place / names[0]):
+        os.utime(path, (1, 1))
+    load_engine([model], "cpu")  # which is to use it
+    again(monkeypatch, original)
+    monkeypatch.setattr(room, "_version", lambda package: "99")
+    load_engine([model], "cpu")
+    (new,) = set(kept(model)) - {own, *names, "notes.txt"}
+    assert room.FEW == 4 and kept(model) == sorted([own, new, *names[-2:], "notes.txt"])
+
+
+@pytest.mark.parametrize(("most", "most_bytes", "left"), [(3, 10**9, 3), (64, 35, 3), (64, 5, 1), (1, 1, 1)])
+def test_the_users_cache_is_bounded_by_number_and_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, most_bytes: int, left: int
+) -> None:
+    names = aged(tmp_path, 5, size=10)
+    (tmp_path / "onnx-new").write_bytes(b"x")
+    monkeypatch.setattr(room, "_places", lambda folder: [tmp_path])
+    monkeypatch.setattr(room, "MANY", most)
+    monkeypatch.setattr(room, "MOST_BYTES", most_bytes)
+    assert room._keep(tmp_path / "no-model", CARD, f"onnx-{0xF:020x}", ".onnx", b"0123456789") == tmp_path
+    new = f"onnx-{0xF:020x}-{room._short(b'0123456789')}.onnx"
+    found = sorted(path.name for path in tmp_path.iterdir())
+    assert found == sorted([new, *names[len(names) - left + 1 :], "onnx-new"]), "what is in use stays, though it be too large alone"
+
+
+def test_what_was_used_within_the_hour_stays_though_it_be_one_too_many(tmp_path: Path) -> None:
+    names = aged(tmp_path, 9)
+    for name in names[:5]:
+        (tmp_path / name).touch()
+    room._prune(tmp_path, names[0], 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == names[:5]
+
+
+def test_processes_that_prune_at_once_are_not_in_each_others_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names, stat, unlink = aged(tmp_path, 5), Path.stat, Path.unlink
+
+    def gone(path: Path, **options: bool) -> os.stat_result:
+        if path.name == names[1]:
+            unlink(path)  # by another one, between the list and the look at it
+        return stat(path, **options)
+
+    def gone_too(path: Path, *, missing_ok: bool = False) -> None:
+        unlink(path)
+        unlink(path, missing_ok=missing_ok)  # as where another one was faster
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "stat", gone)
+        patched.setattr(Path, "unlink", gone_too)
+        room._prune(tmp_path, names[4], 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == names[3:]
+
+
+def test_what_vanishes_before_it_is_read_is_converted_again_without_a_word(
+    model: Path, original: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    read, times, (name,) = Path.read_bytes, again(monkeypatch, original), kept(model)
+
+    def vanish(path: Path) -> bytes:
+        if path.name == name and not times:
+            path.unlink(missing_ok=True)
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", vanish)
+    with caplog.at_level(logging.WARNING, "landseg"):
+        load_engine([model], "cpu")
+    assert len(times) == 1 and not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_a_conversion_is_announced_once_before_it_begins(
+    model: Path, original: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.rmtree(model / PLACE)
+    times, said = again(monkeypatch, original), list[list[str]]()
+    do = convert_room.convert
+
+    def convert(*arguments: object, **options: object) -> bytes:
+        said.append([record.getMessage() for record in caplog.records])
+        return do(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(convert_room, "convert", convert)
+    with caplog.at_level(logging.INFO, "landseg"):
+        load_engine([model], "cpu")
+        load_engine([model], "cpu")
+    assert len(times) == 1 and len(said[0]) == 1
+    assert said[0][0].startswith(f"{model}: converting it for ONNX Runtime ")
+    assert sum("converting it" in record.getMessage() for record in caplog.records) == 1, "what is kept is used without a word"

@@ -16,39 +16,13 @@ from landseg.core import allocation
 from landseg.core.classes import make_classes
 from landseg.core.errors import LandsegError
 from landseg.inference.pieces import EDGE, piece_edge
-from landseg.network.build import Network, Normalisation, build
+from landseg.network.build import Normalisation, build
 from landseg.network.checkpoint import ModelCard, save_model
 from landseg.network.engine import Ensemble, load_engine
 from landseg.network.probs import softmax
 from landseg.network.sizes import fitted_shape
 from landseg.network.torch_engine import TorchEngine, choose_device, fit, pad, to_tensor
-
-torch.set_num_threads(1)
-
-SMALL = "mobilenetv3_small_050"
-CPU = torch.device("cpu")
-K = 5
-
-
-def card(count: int = 3, **changes: object) -> ModelCard:
-    facts = {
-        "landseg_version": "0", "network": "unet", "encoder": SMALL, "bands": tuple(f"b{i}" for i in range(count)), "dtype": "uint8",
-        "mean": (100.0,) * count, "std": (50.0,) * count, "classes": make_classes([f"c{i}" for i in range(K)]), "tile_size": (64, 64),
-    }  # fmt: skip
-    return ModelCard.model_validate({**facts, **changes})
-
-
-def make(bands: int = 3, seed: int = 0) -> Network:
-    torch.manual_seed(seed)
-    network = build("unet", SMALL, bands, K, Normalisation((100.0,) * bands, (50.0,) * bands)).eval()
-    with torch.no_grad():
-        network.body.segmentation_head[0].weight.normal_(0, 1)  # a new head hardly tells pixels apart
-    return network
-
-
-def images(shape: tuple[int, ...], dtype: str = "uint8") -> np.ndarray:
-    rng = np.random.default_rng(0)
-    return rng.random(shape, np.float32) * 255 if dtype == "float32" else rng.integers(0, 255, shape).astype(dtype)
+from shared.networks import CPU, SMALL, K, card_of, images, network_of
 
 
 class Stand(torch.nn.Module):
@@ -63,7 +37,7 @@ class Stand(torch.nn.Module):
 @given(st.integers(1, 3), st.integers(1, 70), st.integers(1, 70), st.sampled_from(["uint8", "uint16", "int16", "float32", "uint32"]))
 def test_a_network_that_is_right_gives_back_exactly_the_labels(count: int, height: int, width: int, dtype: str) -> None:
     labels = np.random.default_rng(height * width).integers(0, K, (count, height, width)).astype(dtype)
-    engine = TorchEngine(Stand(), card(), CPU)  # type: ignore[arg-type]
+    engine = TorchEngine(Stand(), card_of(), CPU)  # type: ignore[arg-type]
     batch = np.repeat(labels[..., None], 3, -1)
     found = engine.preds(batch)
     assert found.dtype == np.uint8 and np.array_equal(found, labels)
@@ -73,7 +47,7 @@ def test_a_network_that_is_right_gives_back_exactly_the_labels(count: int, heigh
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (50, 70), (33, 31), (1, 40), (7, 5)])
 @pytest.mark.parametrize("size", [None, 32, 96, 40])
 def test_logits_come_at_the_images_size(height: int, width: int, size: int | None) -> None:
-    engine = TorchEngine(make(), card(size=size), CPU)
+    engine = TorchEngine(network_of(card_of()), card_of(size=size), CPU)
     batch = images((2, height, width, 3))
     found = engine.logits(batch)
     assert found.shape == (2, K, height, width) and found.dtype == np.float32 and np.isfinite(found).all()
@@ -90,7 +64,7 @@ def test_the_training_size_is_what_the_network_sees() -> None:
 
     for size, shape in ((None, (96, 64)), (32, (64, 32)), (64, (96, 64)), (200, (256, 192))):
         # Trained on 64 × 64: what makes 64 pixels 32 makes 80 pixels 40, filled up to 64.
-        TorchEngine(Watch(), card(size=size), CPU).logits(images((1, 80, 60, 3)))  # type: ignore[arg-type]
+        TorchEngine(Watch(), card_of(size=size), CPU).logits(images((1, 80, 60, 3)))  # type: ignore[arg-type]
         assert seen.pop() == shape
 
 
@@ -140,7 +114,7 @@ def test_a_scale_is_applied_to_the_images_own_pixels_once(size: int | None) -> N
     stripes = np.tile(np.arange(128) % 2 * 200, (128, 1)).astype(np.uint8)[None, ..., None].repeat(3, -1)
     for scale in (0.75, 1.0, 1.25):
         network = Echo()
-        engine = TorchEngine(network, card(size=size), CPU)  # type: ignore[arg-type]
+        engine = TorchEngine(network, card_of(size=size), CPU)  # type: ignore[arg-type]
         shift = engine.logits(ramp, scale)[0, 0, 8:-8, 8:-8] - ramp[0, 8:-8, 8:-8, 0]
         assert abs(shift.mean()) < 0.02 and np.abs(shift).max() < 0.5, "in pixels"
         edge = round(128 * engine.card.factor * scale)
@@ -152,14 +126,14 @@ def test_a_scale_is_applied_to_the_images_own_pixels_once(size: int | None) -> N
 
 
 def test_an_image_with_negative_steps_along_one_pixel_is_taken() -> None:
-    engine = TorchEngine(make(), card(), CPU)
+    engine = TorchEngine(network_of(card_of()), card_of(), CPU)
     batch = images((1, 1, 40, 3))
     assert np.array_equal(engine.preds(batch[:, ::-1]), engine.preds(batch))
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32", "int16", "int32", "float64", "float16", "uint32", "bool"])
 def test_every_dtype_gives_what_its_numbers_give(dtype: str) -> None:
-    engine = TorchEngine(make(4), card(4), CPU)
+    engine = TorchEngine(network_of(card_of(4)), card_of(4), CPU)
     batch = images((2, 40, 33, 4)) // 2
     if dtype == "bool":
         batch = batch % 2
@@ -175,14 +149,14 @@ def test_large_numbers_of_16_bits_keep_their_value() -> None:
 def test_read_only_arrays_are_taken_without_a_warning() -> None:
     batch = images((1, 32, 32, 3))
     batch.flags.writeable = False
-    engine = TorchEngine(make(), card(), CPU)
+    engine = TorchEngine(network_of(card_of()), card_of(), CPU)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         engine.preds(batch)
 
 
 def test_a_batch_gives_what_its_tiles_give() -> None:
-    engine = TorchEngine(make(), card(), CPU)
+    engine = TorchEngine(network_of(card_of()), card_of(), CPU)
     batch = images((4, 45, 37, 3))
     together = engine.logits(batch)
     for i in range(4):
@@ -193,7 +167,7 @@ def test_a_batch_gives_what_its_tiles_give() -> None:
 def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("models")
     for seed in (0, 1):
-        save_model(folder / str(seed), make(seed=seed).state_dict(), card())
+        save_model(folder / str(seed), network_of(card_of(), seed).state_dict(), card_of())
     return [folder / "0", folder / "1"]
 
 
@@ -222,7 +196,9 @@ def test_an_ensemble_averages_probabilities(models: list[Path]) -> None:
 def test_models_of_other_sizes_and_networks_make_an_ensemble(models: list[Path], tmp_path: Path) -> None:
     torch.manual_seed(2)
     other = build("fpn", SMALL, 3, K, Normalisation((90.0,) * 3, (40.0,) * 3))
-    save_model(tmp_path / "other", other.state_dict(), card(network="fpn", tile_size=(96, 48), size=144, mean=(90.0,) * 3, std=(40.0,) * 3))
+    save_model(
+        tmp_path / "other", other.state_dict(), card_of(network="fpn", tile_size=(96, 48), size=144, mean=(90.0,) * 3, std=(40.0,) * 3)
+    )
     together = load_engine([models[0], tmp_path / "other"], "cpu", "torch")
     batch = images((2, 50, 61, 3))
     parts = [softmax(load_engine([path], "cpu", "torch").logits(batch)) for path in (models[0], tmp_path / "other")]
@@ -239,7 +215,7 @@ sides = st.integers(16, 1200)
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(sides, sides, st.integers(16, 1200)), min_size=2, max_size=4))
 def test_an_ensemble_asks_no_more_memory_of_a_network_than_one_of_its_models_would(sizes: list[tuple[int, int, int]]) -> None:
-    cards = [card(tile_size=(height, width), size=size) for height, width, size in sizes]
+    cards = [card_of(tile_size=(height, width), size=size) for height, width, size in sizes]
     joint = Ensemble([SimpleNamespace(card=one, runtime="none", lanes=1) for one in cards]).card  # type: ignore[misc]
     factor = max(one.factor for one in cards)
 
@@ -273,7 +249,7 @@ def test_a_strangers_process_keeps_its_own_way_with_memory(models: list[Path], m
     ],
 )
 def test_models_that_differ_make_no_ensemble(models: list[Path], tmp_path: Path, changes: dict[str, object], found: str) -> None:
-    save_model(tmp_path / "other", make().state_dict(), card(**changes))
+    save_model(tmp_path / "other", network_of(card_of()).state_dict(), card_of(**changes))
     with pytest.raises(LandsegError, match=f"its {found} are .* leave one of the models out") as caught:
         load_engine([models[0], tmp_path / "other"], "cpu", "torch")
     assert caught.value.what == str(tmp_path / "other")
@@ -288,3 +264,37 @@ def test_a_device_that_is_not_here_is_refused(name: str) -> None:
 def test_devices_that_are_here() -> None:
     assert choose_device("cpu", "train.device").type == "cpu"
     assert choose_device("auto", "train.device").type in ("cpu", "cuda", "mps")
+
+
+def test_fewer_bits_move_logits_a_little_and_are_recorded(models: list[Path]) -> None:
+    batch = images((2, 64, 96, 3))
+    whole, fewer = load_engine(models[:1], "cpu", "torch"), load_engine(models[:1], "cpu", "auto", "bf16")
+    assert isinstance(fewer, TorchEngine), "whose layers can compute in fewer bits, on a CPU too"
+    assert fewer.runtime == f"{whole.runtime} in bf16", "one prediction is not continued in the other precision"
+    wanted, found = whole.logits(batch), fewer.logits(batch)
+    assert found.dtype == np.float32 and np.array_equal(found, fewer.logits(batch))
+    assert 0 < np.abs(found - wanted).max() < 0.1 * np.ptp(wanted)
+    assert (fewer.preds(batch) == whole.preds(batch)).mean() > 0.9
+    assert {weights.dtype for weights in fewer._network.parameters()} == {torch.float32}
+
+
+def test_fewer_bits_that_a_device_or_an_engine_lacks_are_refused(models: list[Path]) -> None:
+    for device, engine, precision, words in (
+        ("cpu", "onnx", "bf16", r"^predict\.precision=bf16: predict\.engine=onnx, which computes in 32 bits"),
+        ("auto", "openvino", "16", r"^predict\.precision=16: predict\.engine=openvino"),
+        ("cpu", "auto", "16", r"^predict\.precision: 16 on cpu, .*--set predict\.precision=32"),
+    ):
+        with pytest.raises(LandsegError, match=words):
+            load_engine(models[:1], device, engine, precision)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_logits_beyond_the_range_of_16_bits_are_refused(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
+    class Large(torch.nn.Module):
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            return torch.full((len(batch), K, *batch.shape[2:]), value)
+
+    monkeypatch.setattr("landseg.network.torch_engine._require_precision", lambda *_: None)  # as on a GPU
+    with pytest.raises(LandsegError, match=r"^predict\.precision=16: logits beyond its range.*--set predict\.precision=bf16"):
+        TorchEngine(Large(), card_of(), CPU, "16").preds(images((1, 32, 32, 3)))  # type: ignore[arg-type]
+    TorchEngine(Large(), card_of(), CPU).preds(images((1, 32, 32, 3)))  # type: ignore[arg-type]

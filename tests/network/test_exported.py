@@ -157,3 +157,8 @@ def test_a_device_that_does_not_run_it_is_refused(folder: Path, monkeypatch: pyt
     monkeypatch.setattr(engine, "_is_cpu", lambda device: False)  # a machine that has the card
     with pytest.raises(LandsegError, match=r"^predict\.device=cuda: .*out is an exported model, the CPU, where it runs"):
         engine.load_engine([folder], "cuda")
+
+
+def test_another_precision_than_it_was_exported_in_is_refused(folder: Path) -> None:
+    with pytest.raises(LandsegError, match=r"^predict\.precision: bf16, of the exported model .*out, 32: its network computes as it was"):
+        engine.load_engine([folder], "cpu", "auto", "bf16")

@@ -15,8 +15,6 @@ from landseg.network.checkpoint import ModelCard, save_model
 from landseg.network.finetune import Adopted, adopt, base_card, load_start
 from landseg.network.weights import Loaded
 
-torch.set_num_threads(1)
-
 SMALL = "mobilenetv3_small_050"
 CLASSES, BANDS = ("road", "field", "wood"), ("red", "green", "blue")
 HEAD, FIRST = "body.segmentation_head.0", "body.encoder.model.conv_stem.weight"

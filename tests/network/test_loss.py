@@ -15,8 +15,6 @@ from landseg.core.errors import LandsegError
 from landseg.core.settings import LossConfig
 from landseg.network.loss import CrossEntropy, make_loss
 
-torch.set_num_threads(1)
-
 K = 5
 WEIGHTS = (1.0, 2.0, 0.5, 0.0, 3.0)
 COUNTS = (400, 30, 0, 5, 565)

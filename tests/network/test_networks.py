@@ -22,8 +22,6 @@ from landseg.network.build import Network, Normalisation, build
 from landseg.network.card import ModelCard
 from landseg.network.torch_engine import TorchEngine
 
-torch.set_num_threads(1)
-
 ROOT = Path(__file__).parents[2]
 
 ENCODERS = (

@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 from landseg.network import torch_engine
 from landseg.network.sizes import enlarged, fit, fitted_shape, pad
 
-torch.set_num_threads(1)
-
 SAME = 1e-4 * 50
 """Of values of 8 bits, which a network divides by about 50: 1e-4 of what it sees. torch finds a pixel's place in float32."""
 

@@ -8,8 +8,6 @@ import torch
 from landseg.network.build import Network, Normalisation, build
 from landseg.network.stages import band_layers, parameter_stages, stage_widths
 
-torch.set_num_threads(1)
-
 
 def make(network: str, encoder: str, bands: int = 3) -> Network:
     return build(network, encoder, bands, 4, Normalisation((0.0,) * bands, (1.0,) * bands))

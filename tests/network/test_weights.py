@@ -18,8 +18,6 @@ from landseg.core.errors import LandsegError
 from landseg.network.build import Network, Normalisation, build
 from landseg.network.weights import load_initial, read_weights
 
-torch.set_num_threads(1)
-
 SMALL = "mobilenetv3_small_050"
 
 

@@ -18,8 +18,6 @@ from landseg.training.augment import Bands, augment
 from landseg.training.choices import Choices
 from landseg.training.draws import tile_keys
 
-torch.set_num_threads(1)
-
 KEYS = tile_keys([f"tile {i}" for i in range(1000)])
 STILL = {"flips": False, "quarter_turns": False}
 NONE = AugmentConfig(**STILL)

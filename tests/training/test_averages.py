@@ -9,8 +9,6 @@ from torch import nn
 
 from landseg.training.averages import even_average, moving_average
 
-torch.set_num_threads(1)
-
 
 class Small(nn.Module):
     def __init__(self) -> None:

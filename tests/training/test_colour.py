@@ -15,8 +15,6 @@ from landseg.training.choices import Choices
 from landseg.training.colour import Bands, Linear, bend, drawn_powers
 from landseg.training.draws import tile_keys
 
-torch.set_num_threads(1)
-
 PHOTO = Bands((120.0, 110.0, 100.0), (50.0, 40.0, 45.0), (0.0,) * 3, (255.0,) * 3, True)
 SENSOR = Bands((900.0, 1400.0, 3000.0, 12.5), (300.0, 500.0, 900.0, 2.0), (0.0,) * 4, (65535.0,) * 4, False)
 CHOICES = Choices(0, 0, tile_keys([f"{i}" for i in range(1000)]))

@@ -16,21 +16,17 @@ from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
 from landseg.core.config import load_recipe
 from landseg.data import world
 from landseg.network.build import Network
-from landseg.network.card import ModelCard, Normalisation
 from landseg.training.compiling import compiled, is_compile_failure
 from landseg.training.step import Stepper
 from landseg.training.transfer import Arrays
+from shared.runs import NORMALISATION, card_of
 
-NORMALISATION = Normalisation((110.0, 110.0, 100.0), (45.0, 45.0, 45.0))
 COMPILE = torch.compile
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _forgotten() -> Iterator[None]:
     yield
-    torch.set_num_threads(before)
     torch._dynamo.reset()
 
 
@@ -47,11 +43,7 @@ class Body(nn.Module):
 def make(*settings: str) -> Stepper:
     recipe = load_recipe("tiny", ["train.device=cpu", "train.batch=4", "train.seed=3", "train.ema=0.9", *settings])
     torch.manual_seed(1)
-    card = ModelCard(
-        landseg_version="test", network="unet", encoder="resnet18", bands=("red", "green", "blue"), dtype="uint8",
-        mean=NORMALISATION.mean, std=NORMALISATION.std, classes=world.CLASSES, tile_size=(16, 16),
-    )  # fmt: skip
-    return Stepper(Network(Body(), NORMALISATION), recipe, card, None)
+    return Stepper(Network(Body(), NORMALISATION), recipe, card_of(16), None)
 
 
 def train(stepper: Stepper, number: int) -> float:

@@ -24,66 +24,42 @@ from landseg.core.stopwatch import Stopwatch
 from landseg.data import world
 from landseg.data.dataset import Dataset, DatasetInfo
 from landseg.data.pack import TileStore, open_tiles
-from landseg.network.build import Network, Normalisation, build
-from landseg.network.checkpoint import ModelCard, load_card, load_model, save_model
+from landseg.network.build import Network, build
+from landseg.network.checkpoint import load_card, load_model, save_model
 from landseg.scoring.confusion import scores
 from landseg.scoring.evaluate import tile_matrices
 from landseg.training import keeping, loop, step
 from landseg.training.augment import augment
 from landseg.training.keeping import Keeper
 from landseg.training.state import load_state, save_state
+from shared.runs import NORMALISATION, card_of, run_in, store_of, weights_of
 
 SETTINGS = ["train.epochs=3", "train.batch=4", "train.device=cpu", "train.ema=0.9", "model.network=unet", "train.seed=3"]
-NORMALISATION = Normalisation((110.0, 110.0, 100.0), (45.0, 45.0, 45.0))
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> TileStore:
-    folder = world.write_tiles(tmp_path_factory.mktemp("tiles"), 1, 14, tile=64)
-    return open_tiles(Dataset(folder, DatasetInfo(name="w", classes=world.CLASSES)))
+    return store_of(tmp_path_factory.mktemp("tiles"), 14, 64)
 
 
 def start(store: TileStore, folder: Path, *settings: str, resume: bool = False, val: range = range(10, 14)) -> loop.Position:
-    network, task = make(store, load_recipe("tiny", [*SETTINGS, *settings]), val)
-    run = Run(folder)
-    try:
-        return loop.train(network, task, run, resume=resume)
-    finally:
-        run.close()
+    return run_in(folder, loop.Loop(*make(store, load_recipe("tiny", [*SETTINGS, *settings]), val)), resume=resume)
 
 
 def make(store: TileStore, recipe: Recipe, val: range) -> tuple[Network, loop.Task]:
     torch.manual_seed(0)
     network = build(recipe.model.network, recipe.model.encoder, store.bands, len(world.CLASSES), NORMALISATION)
-    card = ModelCard(
-        landseg_version="test", network=recipe.model.network, encoder=recipe.model.encoder, bands=("red", "green", "blue"), dtype="uint8",
-        mean=NORMALISATION.mean, std=NORMALISATION.std, classes=world.CLASSES, tile_size=(64, 64),
-    )  # fmt: skip
-    return network, loop.Task(store, range(10), val, card, recipe)
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    state = load_state(folder / "state")
-    return {**state["network"], **{f"average {name}": tensor for name, tensor in state["average"].items()}}
+    return network, loop.Task(store, range(10), val, card_of(64, recipe.model.network, recipe.model.encoder), recipe)
 
 
 def same(first: Path, second: Path) -> bool:
-    a, b = weights(first), weights(second)
+    a, b = weights_of(first), weights_of(second)
     equal = a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
     return equal and (first / "model" / "model.safetensors").read_bytes() == (second / "model" / "model.safetensors").read_bytes()
 
 
 @pytest.fixture(scope="module")
 def undisturbed(store: TileStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     start(store, folder)
     return folder
@@ -166,8 +142,7 @@ def test_it_trains_on_a_thread_too(store: TileStore, tmp_path: Path) -> None:
 
 
 def test_one_batch_is_learnt(tmp_path: Path) -> None:
-    folder = world.write_tiles(tmp_path / "tiles", 1, 2, tile=48)
-    store = open_tiles(Dataset(folder, DatasetInfo(name="w", classes=world.CLASSES)))
+    store = store_of(tmp_path / "tiles", 2, 48)
     settings = ["train.epochs=70", "train.batch=2", "train.ema=null", "train.validate_every=70", "model.encoder=resnet18"]
     still = ["augment.flips=false", "augment.quarter_turns=false"]
     network, task = make(store, load_recipe("tiny", [*SETTINGS, *settings, *still]), range(2))
@@ -422,7 +397,6 @@ ALL = (
 @pytest.fixture(scope="module")
 def everything(store: TileStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten tiles make batches of four, three and three an epoch, the first of which is cut in two."""
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("everything") / "run"
     done = start(store, folder, *ALL)
     assert (done.step, done.epoch) == (6, 2)
@@ -569,6 +543,17 @@ def test_the_average_of_the_last_share_is_what_is_kept(store: TileStore, tmp_pat
     assert torch.equal(validated[0], seen[2]), "before it begins, the weights themselves"
     assert torch.allclose(validated[1], seen[5], atol=1e-7), "of one step"
     assert torch.allclose(validated[2], torch.stack(seen[5:]).mean(0), atol=1e-6)
+
+
+def test_the_monitor_knows_when_the_tiles_have_left_the_device(store: TileStore) -> None:
+    session, _ = stepped(store, 4, "data.residency=device", steps=0)
+    session.batches.settle()
+    places = []
+    for act in (lambda: True, session.stepper.make_room):
+        assert act()
+        session.monitor._bottleneck()
+        places.append((session.monitor.pace.situation.residency, session.batches.where))
+    assert places[0] == ("device", "device") and places[1][0] == places[1][1] != "device"
 
 
 def test_the_losses_of_both_heads_are_weighed(store: TileStore) -> None:

@@ -29,11 +29,11 @@ class Run:
     """A run of steps that take what they are said to take, on a clock that stands still otherwise."""
 
     def __init__(self, *settings: str, batches: int = 100) -> None:
-        self.now, self.at, self.batches = 0.0, Position(), batches
+        self.now, self.at, self.batches, self.where = 0.0, Position(), batches, "disk"
         self.watch = Stopwatch(self)
         store: Any = SimpleNamespace(is_mapped=True)
         recipe = load_recipe("tiny", ["train.batch=4", "train.epochs=10", *settings])
-        self.monitor = Monitor(recipe, store, CPU, batches, self.watch)
+        self.monitor = Monitor(recipe, store, CPU, batches, self.watch, lambda: self.where)
 
     def __call__(self) -> float:
         return self.now
@@ -122,11 +122,10 @@ def test_what_passed_before_the_run_began_counts_for_nothing(tmp_path: Path) -> 
     assert lines[0]["time/step_share"] == 1 and lines[0]["time/window_s"] == 5
 
 
-def test_the_panel_is_told_where_the_run_is_and_what_was_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A resumed run: its past losses and its last validation are on the panel from the start."""
-    past = [{"step": 1, "train/loss": 3.0}, {"step": 2, "train/loss": 2.0, "val/miou": 0.5, "val/iou/a": 0.5, "val/iou/b": None}]
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in past), encoding="utf-8")
-    told: list[View] = []
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[View]:
+    """What a panel is told, in turn."""
+    views: list[View] = []
 
     class Seen(Panel):
         def __enter__(self) -> Seen:
@@ -134,9 +133,27 @@ def test_the_panel_is_told_where_the_run_is_and_what_was_before_it(tmp_path: Pat
             return self
 
         def show(self, view: View) -> None:
-            told.append(view)
+            views.append(view)
 
     monkeypatch.setattr(room, "Panel", Seen)
+    return views
+
+
+def test_remedies_go_by_where_the_tiles_lie_by_now(tmp_path: Path, told: list[View]) -> None:
+    run, found = Run(), []
+    with run.monitor.shown(tmp_path, run.at):
+        for run.where in ("device", "disk"):
+            for _ in range(50):  # to the next line
+                run.step(reading=0.1, waiting=0.5, step=0.1)
+            found.append(told[-1].bottleneck or "")
+    assert found[0].endswith("copying tiles within memory; a smaller train.crop copies less")
+    assert "reading from the disk; data.residency=host" in found[1], "as when memory ran out and the tiles left the device"
+
+
+def test_the_panel_is_told_where_the_run_is_and_what_was_before_it(tmp_path: Path, told: list[View]) -> None:
+    """A resumed run: its past losses and its last validation are on the panel from the start."""
+    past = [{"step": 1, "train/loss": 3.0}, {"step": 2, "train/loss": 2.0, "val/miou": 0.5, "val/iou/a": 0.5, "val/iou/b": None}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in past), encoding="utf-8")
     run = Run()
     run.at = Position(epoch=2, batch=50, step=250, elapsed_s=50.0, best_miou=0.6, best_epoch=1, progress=0.25)
     with run.monitor.shown(tmp_path, run.at):

@@ -25,8 +25,6 @@ from landseg.training.optimiser import (
     spoil_where,
 )
 
-torch.set_num_threads(1)
-
 
 class Small(nn.Module):
     def __init__(self) -> None:

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from landseg.training.radiometry import add_noise, blend_blurred, cover, drop_band, haze_density, shadow_density
 
-torch.set_num_threads(1)
-
 
 def photo(count: int = 2, bands: int = 5, height: int = 30, width: int = 44) -> Tensor:
     return torch.rand(count, bands, height, width, generator=torch.Generator().manual_seed(0)) * 100

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -21,16 +20,14 @@ import landseg
 from landseg.core.config import load_recipe
 from landseg.core.errors import LandsegError
 from landseg.core.runs import read_metrics
-from landseg.data import world
-from landseg.data.dataset import DatasetInfo, open_dataset, write_info
-from landseg.data.pack import open_tiles
 from landseg.network.checkpoint import load_card
-from landseg.splitting.assignment import Placed, Split, write_split
 from landseg.training.memory import cut
 from landseg.training.ranks import Ranks, Share, whole
 from landseg.training.state import load_state
 from landseg.training.transfer import Arrays
+from landseg.verbs import train as verb
 from landseg.verbs.launch import torchrun
+from shared.runs import divided, weights_of
 
 SCRIPT = Path(__file__).with_name("sharing.py")
 
@@ -71,14 +68,6 @@ def loaded() -> ModuleType:
     return module
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
     folder, script = tmp_path_factory.mktemp("shared"), loaded()
@@ -89,14 +78,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
     return Shared(folder, (first, second), script)
 
 
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    """The weights at a run's end, and their average."""
-    state = load_state(run / "state")
-    return {**state["network"], **{f"average {name}": tensor for name, tensor in state["average"].items()}}
-
-
 def distance(first: Path, second: Path) -> float:
-    a, b = weights(first), weights(second)
+    a, b = weights_of(first), weights_of(second)
     assert a.keys() == b.keys()
     return max(float((a[name].double() - b[name].double()).abs().max()) for name in a)
 
@@ -163,11 +146,7 @@ def test_only_the_first_writes(shared: Shared) -> None:
 def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, subprocess.CompletedProcess[str]]:
     """A data set, and the command of whose two processes the second is killed in its third step, of four an epoch."""
     folder = tmp_path_factory.mktemp("killed")
-    data, run = world.write_tiles(folder / "data", 1, 20, tile=32), folder / "run"
-    write_info(data, DatasetInfo(name="w", classes=world.CLASSES))
-    dataset = open_dataset(data)
-    names = [entry.name for entry in open_tiles(dataset).entries]
-    write_split(dataset, Split("half", tuple(Placed(name, "train" if n < 16 else "val", name) for n, name in enumerate(names))))
+    data, run = divided(folder / "data", 20, val=4), folder / "run"
     words = ("train", data, "--out", run, "-c", "tiny", "--set", "train.epochs=2", "--set", "train.batch=4", "--set", "train.device=cpu")
     return data, run, launched(folder, *words, "--set", "train.save_minutes=1e-9")
 
@@ -239,14 +218,16 @@ def test_alone_it_is_all_of_everything_and_asks_nobody() -> None:
 @pytest.mark.parametrize(
     ("settings", "launch", "words"),
     [
-        (["train.devices=2"], None, "2, but this is one process"),
-        (["train.devices=3"], (0, 2, 2), "3, but torchrun started 2"),
+        (["train.devices=2"], None, "2, but this is one process.*torchrun --standalone .*--nproc-per-node 2 SCRIPT"),
+        (["train.devices=3"], (0, 2, 2), "3, but torchrun started 2.*torchrun --standalone .*--nproc-per-node 3$"),
+        (["train.devices=3"], (0, 4, 2), "3, but torchrun started 2.*--nnodes 2 --nproc-per-node 3 .*--rdzv-endpoint node-1:29500$"),
         ([], (0, 3, 2), "as many on each machine"),
     ],
 )
 def test_processes_that_were_not_asked_for_are_refused(
     monkeypatch: pytest.MonkeyPatch, settings: list[str], launch: tuple[int, int, int] | None, words: str
 ) -> None:
+    monkeypatch.setenv("MASTER_ADDR", "node-1")
     if launch is not None:
         launched_as(monkeypatch, *launch)
     with pytest.raises(LandsegError, match=words):
@@ -288,3 +269,22 @@ def test_the_command_starts_as_many_as_are_asked_for(monkeypatch: pytest.MonkeyP
     launched_as(monkeypatch, 0, 2, 2)
     launch.launch(tmp_path, None, ["train.devices=2"], resume=False)
     assert len(started) == 1, "one process needs no other, and those that were started start none"
+
+
+@pytest.mark.parametrize(
+    ("settings", "launch", "words"),
+    [
+        ([], None, ""),
+        (["train.devices=2"], (0, 2, 2), ""),  # the command starts them itself
+        ([], (0, 2, 2), "torchrun --standalone --local-addr localhost --nproc-per-node 2 -m"),
+        ([], (0, 4, 2), "torchrun --nnodes 2 --nproc-per-node 2 --rdzv-backend c10d --rdzv-endpoint node-1:29500 -m"),
+        (["train.devices=2"], (0, 4, 2), "torchrun --nnodes 2 --nproc-per-node 2 --rdzv-backend c10d --rdzv-endpoint node-1:29500 -m"),
+    ],
+)
+def test_an_interrupted_run_is_told_how_as_many_processes_go_on(
+    monkeypatch: pytest.MonkeyPatch, settings: list[str], launch: tuple[int, int, int] | None, words: str
+) -> None:
+    monkeypatch.setenv("MASTER_ADDR", "node-1")
+    if launch is not None:
+        launched_as(monkeypatch, *launch)
+    assert " ".join(verb._starter(load_recipe(None, settings))) == words

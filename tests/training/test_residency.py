@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,33 +17,23 @@ from torch import Tensor
 from landseg.core import machine
 from landseg.core.config import load_recipe
 from landseg.core.errors import LandsegError
-from landseg.core.runs import Run
 from landseg.core.settings import AugmentConfig, SampleConfig
 from landseg.data import world
-from landseg.data.dataset import Dataset, DatasetInfo
-from landseg.data.pack import TileStore, open_tiles
+from landseg.data.pack import TileStore
 from landseg.data.packing import Entry
-from landseg.network.build import Network, Normalisation, build
-from landseg.network.card import ModelCard
+from landseg.network.build import Network, build
 from landseg.network.torch_engine import to_tensor
 from landseg.training import residency, step, transfer
 from landseg.training.batches import Batches
 from landseg.training.loop import Loop, Task
 from landseg.training.residency import SHARE, Held, Resident, choose, is_lossless, size_of, stored, widened
 from landseg.training.transfer import Arrays, Drawn, Lane, blank
+from shared.runs import NORMALISATION, card_of, run_in, store_of
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 MIXED = AugmentConfig(class_mix=0.6, cut_mix=0.6)
 RARE = SampleConfig(repeat=3.0, rare=0.9)
 MIXED_SIZES = [(12, 12)] * 7 + [(12, 20), (30, 12), (25, 33), (5, 7), (12, 9), (3, 40), (40, 3)]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Store:
@@ -308,40 +298,31 @@ def test_tiles_are_loaded_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 SETTINGS = ["train.epochs=2", "train.batch=4", "train.device=cpu", "train.ema=0.9", "model.network=unet", "train.crop=32"]
-NORMALISATION = Normalisation((110.0, 110.0, 100.0), (45.0, 45.0, 45.0))
 
 
 @pytest.fixture(scope="module")
 def tiles(tmp_path_factory: pytest.TempPathFactory) -> TileStore:
-    folder = world.write_tiles(tmp_path_factory.mktemp("tiles"), 1, 9, tile=48)
-    return open_tiles(Dataset(folder, DatasetInfo(name="w", classes=world.CLASSES)))
+    return store_of(tmp_path_factory.mktemp("tiles"), 9, 48)
 
 
 def loop(store: TileStore, *settings: str) -> Loop:
     recipe = load_recipe("tiny", [*SETTINGS, "augment.class_mix=0.5", *settings])
     torch.manual_seed(0)
     network: Network = build(recipe.model.network, recipe.model.encoder, store.bands, len(world.CLASSES), NORMALISATION)
-    card = ModelCard(
-        landseg_version="test", network=recipe.model.network, encoder=recipe.model.encoder, bands=("red", "green", "blue"), dtype="uint8",
-        mean=NORMALISATION.mean, std=NORMALISATION.std, classes=world.CLASSES, tile_size=(48, 48),
-    )  # fmt: skip
+    card = card_of(48, recipe.model.network, recipe.model.encoder)
     return Loop(network, Task(store, range(7), range(7, 9), card, recipe))
 
 
 def trained(store: TileStore, folder: Path, *settings: str, ready: Callable[[Loop], None] = lambda _: None) -> dict[str, Tensor]:
-    made, run = loop(store, *settings), Run(folder)
+    made = loop(store, *settings)
     ready(made)
-    try:
-        made.run(run, resume=False)
-    finally:
-        run.close()
+    run_in(folder, made)
     state = made.stepper.state_dict()
     return {**state["network"], **{f"average {name}": tensor for name, tensor in state["average"].items()}}
 
 
 @pytest.fixture(scope="module")
 def from_disk(tiles: TileStore, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
-    torch.set_num_threads(1)
     return trained(tiles, tmp_path_factory.mktemp("disk") / "run", "data.residency=disk")
 
 

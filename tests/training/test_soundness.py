@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from landseg.core.config import load_recipe
 from landseg.core.errors import LandsegError
-from landseg.core.runs import Run, read_metrics
+from landseg.core.runs import read_metrics
 from landseg.data import world
-from landseg.data.dataset import Dataset, DatasetInfo
-from landseg.data.pack import TileStore, open_tiles
+from landseg.data.pack import TileStore
 from landseg.network.build import Network
-from landseg.network.card import ModelCard, Normalisation
 from landseg.training import loop, soundness, step
 from landseg.training.augment import augment
 from landseg.training.copies import Copies
@@ -32,8 +30,8 @@ from landseg.training.draws import tile_keys
 from landseg.training.optimiser import set_rates
 from landseg.training.soundness import Judge, is_exploding, tiles_in_words
 from landseg.training.state import load_state
+from shared.runs import NORMALISATION, card_of, differences, run_in, store_of
 
-NORMALISATION = Normalisation((110.0, 110.0, 100.0), (45.0, 45.0, 45.0))
 SETTINGS = [
     "train.device=cpu", "train.epochs=3", "train.batch=4", "train.seed=3", "train.lr=0.05", "train.warmup=0", "train.optimiser=sgd",
     "train.ema=0.9", "train.clip=1.0",
@@ -41,18 +39,9 @@ SETTINGS = [
 VICTIM = "tile_0003"
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> TileStore:
-    folder = world.write_tiles(tmp_path_factory.mktemp("tiles"), 1, 14, tile=32)
-    return open_tiles(Dataset(folder, DatasetInfo(name="w", classes=world.CLASSES)))
+    return store_of(tmp_path_factory.mktemp("tiles"), 14, 32)
 
 
 class Body(nn.Module):
@@ -111,19 +100,12 @@ def like_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def session(store: TileStore, *settings: str) -> loop.Loop:
     recipe = load_recipe("tiny", [*SETTINGS, *settings])
     torch.manual_seed(1)
-    card = ModelCard(
-        landseg_version="test", network="unet", encoder="resnet18", bands=("red", "green", "blue"), dtype="uint8",
-        mean=NORMALISATION.mean, std=NORMALISATION.std, classes=world.CLASSES, tile_size=(32, 32),
-    )  # fmt: skip
-    return loop.Loop(Network(Body(), NORMALISATION), loop.Task(store, range(10), range(10, 14), card, recipe))
+    return loop.Loop(Network(Body(), NORMALISATION), loop.Task(store, range(10), range(10, 14), card_of(32), recipe))
 
 
 def start(store: TileStore, folder: Path, *settings: str, resume: bool = False) -> loop.Loop:
-    made, run = session(store, *settings), Run(folder)
-    try:
-        made.run(run, resume=resume)
-    finally:
-        run.close()
+    made = session(store, *settings)
+    run_in(folder, made, resume=resume)
     return made
 
 
@@ -140,15 +122,6 @@ def end(folder: Path) -> dict[str, Any]:
     for name in ("elapsed_s", "validation_s"):
         del state["position"][name]
     return state
-
-
-def differences(one: Any, other: Any, where: str = "") -> list[str]:
-    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
-        return [line for name in one for line in differences(one[name], other[name], f"{where}/{name}")]
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
-        return [line for i, pair in enumerate(zip(one, other, strict=True)) for line in differences(*pair, f"{where}/{i}")]
-    is_same = torch.equal(one, other) if isinstance(one, Tensor) else one == other
-    return [] if is_same else [f"{where}: {one}, not {other}"]
 
 
 def leave_out(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
@@ -341,11 +314,10 @@ def test_weights_that_are_no_numbers_are_not_saved_either(store: TileStore, tmp_
 
 
 def test_a_start_that_is_no_number_is_told_whatever_the_policy(store: TileStore, tmp_path: Path) -> None:
-    made, run = session(store, "train.on_nan=rollback"), Run(tmp_path / "run")
+    made = session(store, "train.on_nan=rollback")
     next(made.stepper.network.body.decoder.parameters()).data.fill_(math.nan)
     with pytest.raises(LandsegError, match=r"weights are no numbers any more.*and no state to go back to"):
-        made.run(run, resume=False)
-    run.close()
+        run_in(tmp_path / "run", made)
 
 
 class NoWait(TorchDispatchMode):

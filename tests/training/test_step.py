@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
@@ -16,24 +16,15 @@ from torch import Tensor, nn
 from landseg.core.config import load_recipe
 from landseg.core.errors import LandsegError
 from landseg.data import world
-from landseg.network.build import Network, Normalisation
-from landseg.network.card import ModelCard
+from landseg.network.build import Network
 from landseg.training import step
 from landseg.training.memory import Choice
 from landseg.training.step import Stepper
 from landseg.training.transfer import Arrays, Batch
+from shared.runs import NORMALISATION, card_of
 
-NORMALISATION = Normalisation((110.0, 110.0, 100.0), (45.0, 45.0, 45.0))
 EDGE = 32
 SETTINGS = ["train.device=cpu", "train.batch=8", "train.ema=0.9", "train.seed=3", "train.clip=1.0", "augment.noise=0.5"]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Allocator(nn.Module):
@@ -82,11 +73,7 @@ def make(*settings: str, is_pooled: bool = False) -> tuple[Stepper, Allocator]:
     recipe = load_recipe("tiny", [*SETTINGS, *settings])
     torch.manual_seed(1)
     body = Body(is_pooled)
-    card = ModelCard(
-        landseg_version="test", network="unet", encoder="resnet18", bands=("red", "green", "blue"), dtype="uint8",
-        mean=NORMALISATION.mean, std=NORMALISATION.std, classes=world.CLASSES, tile_size=(EDGE, EDGE),
-    )  # fmt: skip
-    return Stepper(Network(body, NORMALISATION), recipe, card, None), body.allocator
+    return Stepper(Network(body, NORMALISATION), recipe, card_of(EDGE), None), body.allocator
 
 
 def batch(number: int, tiles: int = 8) -> Batch:

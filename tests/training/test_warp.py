@@ -19,8 +19,6 @@ from landseg.training.choices import Choices
 from landseg.training.draws import tile_keys
 from landseg.training.warp import affine, symmetries, warp, warps
 
-torch.set_num_threads(1)
-
 KEYS = tile_keys([f"tile {i}" for i in range(2000)])
 D4 = AugmentConfig()
 

@@ -131,6 +131,27 @@ def test_pixels_of_two_rasters_are_scored_beside_their_objects(tmp_path: Path, t
     assert "mIoU" in found.as_text() and "all objects" in found.as_text()
     alone = evaluate(tmp_path / "map.tif", against=truth, settings=["score.objects=false"])
     assert alone.objects is None and alone.as_json()["miou"] == document["miou"] and "all objects" not in alone.as_text()
+    assert alone.unmatched == {"map": (), "reference": ()} and alone.notes == ()
+
+
+def test_pixels_alone_name_the_classes_of_one_side_only(tmp_path: Path, truth: Path) -> None:
+    road = raster(tmp_path / "road.tif", painted(), ["field", "house", "road"])  # where the reference has a pond
+    found = evaluate(road, against=truth, settings=["score.objects=false"])
+    assert found.objects is None and found.unmatched == {"map": ("road",), "reference": ("pond",)}
+    assert (
+        found.as_json()["unmatched_classes"]
+        == {"map": ["road"], "reference": ["pond"]}
+        == {side: list(names) for side, names in evaluate(road, against=truth).unmatched.items()}
+    ), "as with objects"
+    assert found.notes == (
+        "not in the reference, so that all their pixels are wrong: road", "not in the map, so that all their pixels are missed: pond"
+    )  # fmt: skip
+    assert found.as_text().endswith("\n".join(found.notes)) and found.pixels is not None and found.pixels.iou == {
+        "field": 1.0, "house": 1.0, "pond": 0.0, "road": 0.0
+    }  # fmt: skip
+    few = evaluate(road, against=truth, settings=["score.objects=false", "score.classes=[field]"])
+    assert few.notes == ("not in the reference, and score.classes does not name them: their pixels are left out: road",)
+    assert few.pixels is not None and few.pixels.iou == {"field": 1.0}
 
 
 def test_labels_without_names_are_matched_by_number(tmp_path: Path, truth: Path) -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from landseg.core.errors import LandsegError
@@ -29,14 +27,6 @@ SHORT = [
     "model.network=unet",
     "model.encoder=mobilenetv3_small_050",
 ]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def data_set(folder: Path, images: list[np.ndarray], labels: list[np.ndarray], val: int) -> Path:

@@ -20,12 +20,14 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
+from onnx import ModelProto, TensorProto, helper
+from onnxruntime.capi import onnxruntime_pybind11_state as raised
 
 import landseg
 from landseg.cli import main
 from landseg.core.classes import make_classes
 from landseg.core.errors import LandsegError
-from landseg.network import convert, metadata, onnx_engine, openvino_engine, quantise
+from landseg.network import convert, graphs, metadata, onnx_engine, openvino_engine, quantise
 from landseg.network.build import Normalisation, build
 from landseg.network.card import ModelCard, load_card
 from landseg.network.checkpoint import save_model
@@ -37,8 +39,6 @@ from landseg.verbs import export as verb
 from landseg.verbs import int8 as int8_room
 from landseg.verbs.export import Exported, export
 from landseg.verbs.int8 import Quantised
-
-torch.set_num_threads(1)
 
 SMALL = "mobilenetv3_small_050"
 ROOT = Path(__file__).parents[2]
@@ -327,6 +327,80 @@ def test_openvino_is_proved_too(model: Path, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(openvino_engine, "openvino_run", lambda source: lambda images: wrong(source)(images) + 0.01)
     with nothing_changes(tmp_path), pytest.raises(LandsegError, match=r"OpenVINO.*differ by"):
         export(model, tmp_path / "out", to="openvino")
+
+
+def foreign() -> bytes:
+    """A network in ONNX with an operator that is nobody's."""
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3, "h", "w"]) for name in ("image", "logits")]
+    graph = helper.make_graph([helper.make_node("Dream", ["image"], ["logits"], domain="ours")], "g", ends[:1], ends[1:])
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("ours", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()  # type: ignore[no-any-return]
+
+
+def test_an_operator_that_openvino_lacks_is_named_in_one_line(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(torch.onnx, "export", lambda _network, _images, file, **_: file.write(foreign()))
+    cv2.imwrite(str(tmp_path / "tile.png"), np.zeros((64, 64, 3), np.uint8))
+    copy = shutil.copytree(model, tmp_path / "model")
+    words = ["predict", str(copy), str(tmp_path / "tile.png"), "--out", str(tmp_path / "maps"), "--set", "predict.engine=openvino"]
+    for attempt in range(2):  # the second one reads why
+        done = CliRunner().invoke(main, words)
+        lines = [line for line in done.output.splitlines() if "converting it" not in line]
+        assert done.exit_code == 2 and len(lines) == 1, (attempt, done.output)
+        assert re.search(r"OpenVINO 20\S+ cannot run it \(.*operations: ours\.Dream.*--set predict\.engine=onnx", lines[0])
+    monkeypatch.setattr(convert, "convert", lambda *_, **__: foreign())
+    words = ["export", str(model), "--to", "openvino", "--out", str(tmp_path / "out")]
+    with nothing_changes(tmp_path):
+        done = CliRunner().invoke(main, words)
+    lines = [line for line in done.output.splitlines() if "converting it" not in line]
+    assert done.exit_code == 2 and len(lines) == 1 and "ours.Dream" in lines[0] and "--to onnx" in lines[0]
+
+
+def test_a_failure_of_openvinos_readers_is_one_line_too(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, converted: None
+) -> None:
+    """They raise exceptions of their own, which are no `RuntimeError`."""
+    openvino = pytest.importorskip("openvino")
+
+    def fail(*_: object) -> None:
+        raise openvino.frontend.OpConversionFailure("no rule for ours.Dream")
+
+    monkeypatch.setattr(openvino.Core, "read_model", fail)
+    with nothing_changes(tmp_path), pytest.raises(LandsegError, match=r"does not take it \(no rule for ours\.Dream\)"):
+        export(model, tmp_path / "out", to="openvino")
+    with pytest.raises(LandsegError, match=r"cannot run it \(no rule for ours\.Dream\)"):
+        openvino_engine.openvino_run(b"a network")
+
+
+@pytest.mark.parametrize("harm", ["operator", "memory", "size"])
+def test_what_onnx_runtime_says_of_the_file_for_qgis_is_one_line(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, converted: None, harm: str
+) -> None:
+    def spoilt(made: ModelProto, edge: int) -> ModelProto:
+        spoilt = graphs_for_qgis(made, edge)
+        if harm == "operator":
+            spoilt.graph.node[-1].op_type = "Dream"
+        if harm == "size":
+            spoilt.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 32
+        return spoilt
+
+    def no_memory(session: object, *_: object) -> None:
+        raise raised.RuntimeException("Failed to allocate memory for requested buffer of size 9")
+
+    graphs_for_qgis = graphs.for_qgis
+    monkeypatch.setattr(graphs, "for_qgis", spoilt)
+    if harm == "memory":
+        monkeypatch.setattr(onnxruntime.InferenceSession, "run", no_memory)
+    with nothing_changes(tmp_path):
+        done = CliRunner().invoke(main, ["export", str(model), "--out", str(tmp_path / "out")])
+    lines = [line for line in done.output.splitlines() if "converting it" not in line]
+    assert done.exit_code == 2 and len(lines) == 1, done.output
+    assert re.search(r"qgis\.onnx: ONNX Runtime .*; free memory for 64 × 64 pixels, or a later version", lines[0])
+
+
+def test_a_conversion_is_announced_before_it_begins(model: Path, tmp_path: Path, converted: None) -> None:
+    done = CliRunner().invoke(main, ["export", str(model), "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0 and done.output.count(f"{model}: converting it to ONNX") == 1
 
 
 @pytest.fixture

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
 import geopandas
 import numpy as np
 import pytest
+import rasterio
 import shapely
 from affine import Affine
+from click.testing import CliRunner
 from rasterio.crs import CRS
+from rasterio.features import shapes
 
 import landseg
+from landseg.cli import main
 from landseg.core.classes import make_classes, palette
 from landseg.core.errors import LandsegError
 from landseg.core.grid import Grid
@@ -135,3 +140,75 @@ def test_a_missing_raster_and_a_place_that_takes_no_file_are_told(tmp_path: Path
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(LandsegError, match="cannot be written"):
         landseg.parcels(classes, tmp_path / "file" / "p.gpkg")
+
+
+def planted(folder: Path, noise: float = 0.8) -> tuple[Path, Path]:
+    """Touching fields and other land, as a network maps them that has learnt their boundaries; and the planted fields.
+
+    Args:
+        folder: Where ``s_classes.tif``, ``s_probabilities.tif`` and ``truth.geojson`` go.
+        noise: Of the logits; with 0.8 a tenth of the borders' pixels are taken for a field.
+    """
+    rng, size = np.random.default_rng(5), 160
+    seats = rng.uniform(0, size, (40, 2))
+    owner = np.abs(np.indices((size, size))[:, :, :, None] - seats.T[:, None, None]).max(0).argmin(2)
+    owner[rng.random(len(seats))[owner] < 0.2] = len(seats)  # one land that is no field
+    border = np.zeros((size, size), np.uint8)
+    border[:, 1:] |= owner[:, 1:] != owner[:, :-1]
+    border[1:] |= owner[1:] != owner[:-1]
+    far = cv2.distanceTransform(1 - border, cv2.DIST_L2, cv2.DIST_MASK_5)
+    is_field = np.where(owner < len(seats), 2.0, -2.0)
+    logits = np.stack([-is_field, is_field, 3.5 - 3 * np.minimum(far, 3)])
+    rough = rng.standard_normal(logits.shape)
+    logits += noise * np.stack([cv2.GaussianBlur(part, (0, 0), 2) * 6 for part in rough])
+    probs = np.exp(logits) / np.exp(logits).sum(0)
+    grid = Grid(size, size, GRID.transform, GRID.crs)
+    names = ["other", "field", "boundary"]
+    path = write(folder / "s_classes.tif", probs.argmax(0).astype(np.uint8), grid, nodata=255, names=names)
+    beside = write(folder / "s_probabilities.tif", np.rint(np.moveaxis(probs, 0, 2) * 200).astype(np.uint8), grid, nodata=255)
+    with rasterio.open(beside, "r+") as dataset:
+        dataset.descriptions = names
+    fields = [shapely.geometry.shape(item) for item, _ in shapes(owner.astype(np.int32), owner < len(seats), transform=grid.transform)]
+    truth = geopandas.GeoDataFrame({"class_name": ["field"] * len(fields)}, geometry=fields, crs=grid.crs)
+    truth.to_file(folder / "truth.geojson")
+    return path, folder / "truth.geojson"
+
+
+def test_fields_kept_apart_by_a_boundary_are_found_better_than_its_gaps_let_them(tmp_path: Path) -> None:
+    path, truth = planted(tmp_path)
+    scores = {}
+    for way, instances in (("plain", None), ("pixels", "boundary"), ("probabilities", "boundary")):
+        hidden = tmp_path / "s_probabilities.tif.away"
+        if way == "pixels":
+            (tmp_path / "s_probabilities.tif").rename(hidden)
+        elif hidden.exists():
+            hidden.rename(tmp_path / "s_probabilities.tif")
+        made = landseg.parcels(path, tmp_path / f"{way}.gpkg", min_area_m2=100, instances=instances)
+        scores[way] = landseg.evaluate(made.out, against=truth).objects.classes["field"]["f1"]
+    assert scores["plain"] < 0.4 and min(scores["pixels"], scores["probabilities"]) > 0.8, scores
+
+
+def test_what_the_boundary_did_is_said(tmp_path: Path, classes: Path) -> None:
+    made = landseg.parcels(classes, tmp_path / "p.gpkg", instances="water")
+    assert made.as_json()["instances"] == {"class": "water", "probabilities": None, "dissolved_pixels": 50, "left_pixels": 0}
+    assert made.area_m2["water"] == 0 and sum(made.area_m2.values()) == pytest.approx(4202.4 + 0.96, rel=1e-3)
+    assert "kept apart by water, by its pixels (no probabilities lie beside the map): 50 pixels of it" in made.as_text()
+    assert "kept apart by water, by its pixels" in made.page.read_text(encoding="utf-8")
+    layer = geopandas.read_file(made.out)
+    assert set(layer.class_name) == {"field", "building"} and layer.area.sum() == 35 * 30 * 4
+    assert "instances" not in landseg.parcels(classes, tmp_path / "q.gpkg").as_json()
+
+
+def test_the_command_names_the_boundary_or_another_class(tmp_path: Path, classes: Path) -> None:
+    call = ["parcels", str(classes), "--out", str(tmp_path / "p.gpkg"), "--json", "--instances"]
+    answer = CliRunner().invoke(main, [*call, "water"])
+    assert answer.exit_code == 0 and json.loads(answer.stdout)["instances"]["class"] == "water"
+    refused = CliRunner().invoke(main, [*call, "--overwrite"])
+    assert refused.exit_code == 2 and "no class is named boundary, one of building, field, water" in refused.stderr
+
+
+def test_a_class_that_is_not_there_is_refused_before_the_work(tmp_path: Path, classes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("landseg.verbs.parcels.outline", lambda *_, **__: pytest.fail("hours of work before a refusal"))
+    with pytest.raises(LandsegError, match="no class is named hedge"):
+        landseg.parcels(classes, tmp_path / "new" / "p.gpkg", instances="hedge")
+    assert not (tmp_path / "new").exists()

@@ -38,8 +38,8 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     asked: list[object] = []
     engine = ModuleType("engine")
 
-    def load_engine(models: list[Path], device: str, name: str) -> Threshold:
-        asked.append((models, device, name))
+    def load_engine(models: list[Path], device: str, name: str, precision: str) -> Threshold:
+        asked.append((models, device, name, precision))
         made: Any = Threshold()
         # What was loaded says what it is; its folder may hold a better model by now.
         made.engines = [SimpleNamespace(card=SimpleNamespace(weights_sha256=f"sha of {path.name}")) for path in models]
@@ -63,10 +63,9 @@ def tiles(tmp_path: Path) -> Path:
 def test_predict_composes(tmp_path: Path, tiles: Path, loaded: list[object]) -> None:
     (tiles / "bad.png").write_bytes(b"no picture")
     models = [tmp_path / "a", tmp_path / "b"]
-    done = predict(
-        models, str(tiles), tmp_path / "out", overlay=True, settings=["predict.batch=2", "predict.device=cpu", "predict.engine=openvino"]
-    )
-    assert loaded == [(models, "cpu", "openvino")]
+    settings = ["predict.batch=2", "predict.device=cpu", "predict.engine=openvino", "predict.precision=16"]
+    done = predict(models, str(tiles), tmp_path / "out", overlay=True, settings=settings)
+    assert loaded == [(models, "cpu", "openvino", "16")]
     assert {key: done.as_json()[key] for key in ("files", "pixels")} == {"files": 5, "pixels": 5 * 72}
     assert list(done.as_json()["unreadable"]) == ["bad"] and done.as_json()["seconds"] > 0
     assert "5 class maps" in done.as_text() and "bad: no picture" in done.as_text()

@@ -115,12 +115,7 @@ def test_a_preview_of_a_run_reads_what_the_run_wrote(divided: Path, tmp_path: Pa
     """The model that it began from has gone, and its own model or its state may be missing too."""
     base = model(tmp_path / "base", ("red", "green", "blue"))
     run = tmp_path / "run"
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        train(divided, run, recipe="tiny", settings=[*BRIEF, f"model.weights={base}"])
-    finally:
-        torch.set_num_threads(threads)
+    train(divided, run, recipe="tiny", settings=[*BRIEF, f"model.weights={base}"])
     (base / "model").rename(tmp_path / "gone")
     base.rmdir()
     (run / ("state" if left == "model" else "model")).rename(tmp_path / "taken away")

@@ -71,11 +71,19 @@ def compete(**arguments: Any) -> Result:
 )
 @click.option("--class-column", metavar="C", help="The column of vector labels that names the class.")
 @click.option("--background", metavar="CLASS|ignore", help="What lies where labels say nothing. [default: ignore]")
+@click.option(
+    "--boundary",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="METRES",
+    help="Draw outlines of vector labels, so wide, as a last class named boundary; it keeps touching fields apart.",
+)
+@click.option("--pack", is_flag=True, help="No tile as a file of its own: images.zip, labels.zip and, at once, the pack that trains.")
 @common()
 def prepare(**arguments: Any) -> Result:
     """Make a dataset folder of zips or folders of tiles; with --tile, of scenes with label rasters or vector layers.
 
-    The result is DATA/dataset.yaml and the images and labels that it names; zips are unpacked, folders referred to, scenes cut.
+    The result is DATA/dataset.yaml and the images and labels that it names; zips are unpacked, or with --pack referred to, as folders are;
+    scenes are cut.
     """
     from landseg.verbs.prepare import prepare as verb
 
@@ -242,6 +250,13 @@ def submit(**arguments: Any) -> Result:
 @click.option("--tolerance-m", type=float, default=0.0, metavar="T", help="Simplify borders by about this much. [default: pixel edges]")
 @click.option("--smooth", is_flag=True, help="Take the stairs of the pixels out of borders between parcels; areas stay.")
 @click.option("--scene", metavar="SCENE.tif", help="The ground that the page shows beneath the parcels. [default: none]")
+@click.option(
+    "--instances",
+    is_flag=False,
+    flag_value="boundary",
+    metavar="[CLASS]",
+    help="Keep touching parcels of a class apart by the class that lies between them, boundary when none is named; it is dissolved.",
+)
 @common(settings=False)
 def parcels(**arguments: Any) -> Result:
     """Make polygons of a class raster: neighbours share their borders, nothing is left out and nothing is covered twice.

@@ -31,3 +31,17 @@ def number() -> int:
 def is_first() -> bool:
     """Whether this is the one that writes and speaks, as the only one is."""
     return number() == 0
+
+
+def torchrun_options(here: int, machines: int = 1) -> list[str]:
+    """The options by which torchrun starts so many processes on this machine, and with it on others.
+
+    Args:
+        here: Processes on each machine.
+        machines: Of several, each is given the same options; the first one's address is then the one that torchrun told this process.
+    """
+    if machines == 1:
+        # By the loopback's name: else they look each other up by the machine's own, which not every machine can, and wait for minutes.
+        return ["--standalone", "--local-addr", "localhost", "--nproc-per-node", str(here)]
+    first = f"{os.environ.get('MASTER_ADDR', 'HOST')}:29500"
+    return ["--nnodes", str(machines), "--nproc-per-node", str(here), "--rdzv-backend", "c10d", "--rdzv-endpoint", first]

@@ -285,6 +285,11 @@ class PredictConfig(Section):
         description="what runs the network: torch | onnx (ONNX Runtime, CPU alone) | openvino (CPU alone; pip install landseg[openvino]); "
         "auto takes torch on a GPU and onnx on a CPU, or torch there too for a network that cannot be converted",
     )
+    precision: Literal["32", "bf16", "16"] = Field(
+        "32",
+        description="arithmetic of torch: 32, or 16 bits on a GPU, as bf16 (also on a CPU; any range, 3 digits) or 16 (up to 65,504, 4 "
+        "digits), which is faster and gives a few pixels near borders another class; onnx and openvino compute in 32",
+    )
     bands: tuple[int | str, ...] | None = Field(
         None,
         description="which bands of each image to use, by number from 1, of scenes also by name (red) or by wavelength (665nm); null uses "
@@ -306,6 +311,11 @@ class PredictConfig(Section):
         "that is larger",
     )
     exact: bool = Field(False, description="refuse a scene of another resolution than the model's, which is otherwise resampled for it")
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _bits(cls, value: object) -> object:
+        return str(value) if type(value) is int else value  # `precision: 16` is what a person writes
 
 
 class ScoreConfig(Section):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,8 +20,7 @@ from PIL import Image
 from landseg.core.classes import IGNORE_INDEX, MAX_CLASSES
 from landseg.core.errors import LandsegError
 from landseg.core.progress import parallel_map, progress
-from landseg.data import coco, cvat, labelme, labelstudio
-from landseg.data.archive import is_litter
+from landseg.data import coco, cvat, labelme, labelstudio, places
 from landseg.data.documents import parse_json, read_text
 from landseg.data.gallery import Gallery, name_tiles
 from landseg.data.shapes import Document, Shape, Sheet, draw, draw_segments
@@ -159,13 +157,11 @@ def _walk(roots: Sequence[Path], leave: Path | None) -> tuple[list[Path], list[P
     images: dict[Path, None] = {}
     candidates: dict[Path, None] = {}
     for root in roots:
-        for place, folders, names in os.walk(root):
-            here = Path(place)
-            folders[:] = sorted(name for name in folders if not is_litter(name) and here / name != leave)
-            for name in sorted(names):
+        for here, names in places.folders(root, leave):
+            for name in names:
                 path = here / name
                 suffix = path.suffix.lower()
-                if not is_litter(name) and (suffix in SUFFIXES or suffix in ANNOTATION_SUFFIXES):
+                if suffix in SUFFIXES or suffix in ANNOTATION_SUFFIXES:
                     (images if suffix in SUFFIXES else candidates)[path] = None
     return list(images), list(candidates)
 

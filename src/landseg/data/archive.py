@@ -1,4 +1,4 @@
-"""Unpack and pack zips safely. It decodes no picture and opens no zip that lies in a zip.
+"""Unpack, list and pack zips safely. It decodes no picture and opens no zip that lies in a zip.
 
 An archive is judged by its directory before a byte of it is written: a name that leads out of the folder, a link, a password, a bomb
 refuse it whole.
@@ -12,6 +12,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +54,17 @@ class Unpacked:
     files: tuple[str, ...]
     skipped: tuple[str, ...]
     damaged: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file of an archive that is read where it lies: the place of its header, its bytes there and unpacked, their checksum (CRC-32)."""
+
+    at: int
+    packed: int
+    size: int
+    crc: int
+    is_deflated: bool
 
 
 @dataclass(frozen=True)
@@ -116,10 +128,62 @@ def iter_files(archive: Path, *, keep: Callable[[str], bool] = lambda name: True
     return ((entry.name, entry.info.file_size, reader(entry)) for entry in entries if _is_wanted(entry.name, keep))
 
 
-def write_zip(path: Path, entries: Iterable[tuple[str, bytes]]) -> None:
-    """Write a zip whose bytes depend on its content alone.
+def list_members(archive: Path) -> dict[str, Member]:
+    """The files of an archive that is read where it lies, by name, in the archive's order.
+
+    Raises:
+        LandsegError: As with `iter_files`, but for what concerns unpacking alone: any number of files, and names that differ by case alone.
+    """
+    opened, entries = _open(archive, is_unpacked=False)
+    with opened:
+        return {
+            entry.name: Member(
+                entry.info.header_offset, entry.info.compress_size, entry.info.file_size, entry.info.CRC,
+                entry.info.compress_type == zipfile.ZIP_DEFLATED,
+            )
+            for entry in entries
+        }  # fmt: skip
+
+
+@contextmanager
+def packing(path: Path, *, is_stored: bool = False, sync: bool = False) -> Iterator[Callable[[str, bytes], None]]:
+    """Write a zip file by file; it takes its place when the block ends well. Its bytes depend on its content alone.
 
     Every entry is dated 1980-01-01, the format's first day; PNG and JPEG are stored, for they are compressed already, all else is deflated.
+
+    Args:
+        path: The zip; an old one is replaced once the new one is whole.
+        is_stored: Store everything, so that each file can be read at its place.
+        sync: Flush it to the disk before it takes its place.
+
+    Returns:
+        What takes a file's name (``/`` between folders) and content; one thread at a time.
+
+    Raises:
+        LandsegError: A name comes twice or may not stand in a zip, or the file cannot be written.
+    """
+    names: set[str] = set()
+    with replacing(path, sync=sync) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as target:
+
+        def put(name: str, content: bytes) -> None:
+            if name in names:
+                raise LandsegError(path, f"{name} twice", "one entry a name", "rename one of the two files")
+            try:
+                _safe_parts(path, name)
+            except LandsegError as error:  # it would refuse the whole zip to its reader
+                raise LandsegError(path, error.found, "a name that may stand in a zip", "rename the file that it is made of") from error
+            names.add(name)
+            info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            info.create_system = 3
+            info.external_attr = (stat.S_IFREG | 0o644) << 16
+            info.compress_type = zipfile.ZIP_STORED if is_stored or content.startswith(_PACKED) else zipfile.ZIP_DEFLATED
+            target.writestr(info, content)
+
+        yield put
+
+
+def write_zip(path: Path, entries: Iterable[tuple[str, bytes]]) -> None:
+    """Write a zip at once; see `packing`.
 
     Args:
         path: The zip; an old one is replaced once the new one is whole.
@@ -128,17 +192,9 @@ def write_zip(path: Path, entries: Iterable[tuple[str, bytes]]) -> None:
     Raises:
         LandsegError: A name comes twice, or the file cannot be written.
     """
-    names: set[str] = set()
-    with replacing(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as target:
+    with packing(path) as put:
         for name, content in entries:
-            if name in names:
-                raise LandsegError(path, f"{name} twice", "one entry a name", "rename one of the two files")
-            names.add(name)
-            info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
-            info.create_system = 3
-            info.external_attr = (stat.S_IFREG | 0o644) << 16
-            info.compress_type = zipfile.ZIP_STORED if content.startswith(_PACKED) else zipfile.ZIP_DEFLATED
-            target.writestr(info, content)
+            put(name, content)
 
 
 def is_zip(path: Path) -> bool:
@@ -146,7 +202,7 @@ def is_zip(path: Path) -> bool:
     return path.is_file() and (path.suffix.lower() == ".zip" or zipfile.is_zipfile(path))
 
 
-def _open(archive: Path) -> tuple[zipfile.ZipFile, list[_Entry]]:
+def _open(archive: Path, *, is_unpacked: bool = True) -> tuple[zipfile.ZipFile, list[_Entry]]:
     """Open an archive and list the files in it that are not litter, after every rule has been held against it."""
     try:
         opened = zipfile.ZipFile(archive)
@@ -159,24 +215,26 @@ def _open(archive: Path) -> tuple[zipfile.ZipFile, list[_Entry]]:
             archive, f"it cannot be read ({error.strerror or error})", "a zip that you may read", "mend its permissions"
         ) from error
     try:
-        return opened, _judge(archive, opened.infolist())
+        return opened, _judge(archive, opened.infolist(), is_unpacked=is_unpacked)
     except BaseException:
         opened.close()
         raise
 
 
-def _judge(archive: Path, infos: list[zipfile.ZipInfo]) -> list[_Entry]:
-    if len(infos) > MAX_ENTRIES:
+def _judge(archive: Path, infos: list[zipfile.ZipInfo], *, is_unpacked: bool) -> list[_Entry]:
+    if is_unpacked and len(infos) > MAX_ENTRIES:
         raise _hostile(archive, f"{len(infos):,} entries", f"{MAX_ENTRIES:,} at most")
     entries: list[_Entry] = []
     seen: dict[str, str] = {}
+    # What is unpacked may come to a disk on which A and a are one file.
+    fold = str.casefold if is_unpacked else str
     for info, raw in zip(infos, _names(infos), strict=True):
         parts = _safe_parts(archive, raw)
         _check_kind(archive, raw, info)
         if raw.endswith("/") or not parts or any(map(is_litter, parts)):
             continue
         name = "/".join(parts)
-        known = seen.setdefault(name.casefold(), name)
+        known = seen.setdefault(fold(name), name)
         if known is not name:
             other = "stands there twice" if known == name else f"and {known!r} differ by case alone"
             raise LandsegError(
@@ -184,7 +242,7 @@ def _judge(archive: Path, infos: list[zipfile.ZipInfo]) -> list[_Entry]:
             )
         entries.append(_Entry(name, info))
     for entry in entries:
-        above = entry.name.casefold()
+        above = fold(entry.name)
         while "/" in above:
             above = above.rpartition("/")[0]
             if above in seen:

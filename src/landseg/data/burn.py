@@ -128,9 +128,12 @@ def class_codes(values: Sequence[str], classes: Sequence[LandClass], remap: Mapp
 class Burner:
     """The features of some layers that lie in one scene, ready to be drawn window by window.
 
+    `shapes` are the features in the order of drawing, as areas in pixels of the scene (x = columns, y = rows); `ids` their classes,
+    `is_thin` those that were lines or points.
+
     Args:
         layers: In the order of drawing.
-        grid: The scene's.
+        grid: The scene's, or that of its tiles.
         column: The class column; None where every feature is of class `only`.
         codes: Value of the column → class id.
         only: The class of all features where there is no column.
@@ -155,43 +158,70 @@ class Burner:
         order: Order = "file",
     ) -> None:
         self._background = background
+        self.grid = grid
         shapes: list[np.ndarray] = []
         ids: list[np.ndarray] = []
+        thin: list[np.ndarray] = []
         self.unnamed = 0
         for layer in layers:
             found, values = _read(layer, grid, column)
             named = np.array([codes.get(_text(value), -1) for value in values] if column else np.full(len(found), only), np.int64)
             self.unnamed += int((named < 0).sum())
-            shapes.append(_in_pixels(found[named >= 0], layer, grid, buffer_m))
+            areas, is_thin = _in_pixels(found[named >= 0], layer, grid, buffer_m)
+            shapes.append(areas)
             ids.append(named[named >= 0])
-        self._shapes, self._ids = np.concatenate(shapes), np.concatenate(ids)
-        seen = shapely.intersects(self._shapes, shapely.box(0, 0, grid.width, grid.height))
-        self._shapes, self._ids = self._shapes[seen], self._ids[seen]
+            thin.append(is_thin)
+        self.shapes, self.ids, self.is_thin = np.concatenate(shapes), np.concatenate(ids), np.concatenate(thin)
+        self._keep(shapely.intersects(self.shapes, shapely.box(0, 0, grid.width, grid.height)))
         if order == "area":
-            places = np.argsort(-shapely.area(self._shapes), kind="stable")
-            self._shapes, self._ids = self._shapes[places], self._ids[places]
-        self._tree = shapely.STRtree(self._shapes)
+            self._keep(np.argsort(-shapely.area(self.shapes), kind="stable"))
+        self._tree = shapely.STRtree(self.shapes)
+
+    def _keep(self, places: np.ndarray) -> None:
+        self.shapes, self.ids, self.is_thin = self.shapes[places], self.ids[places], self.is_thin[places]
 
     @property
     def features(self) -> int:
         """How many features lie in the scene."""
-        return len(self._shapes)
+        return len(self.shapes)
+
+    @property
+    def background(self) -> int:
+        """The class id outside of all features."""
+        return self._background
+
+    def within(self, window: Window, margin: float = 0.0) -> np.ndarray:
+        """Places in `shapes` of the features that come within `margin` pixels of a window, in the order of drawing."""
+        left, top = window.col - margin, window.row - margin
+        area = shapely.box(left, top, left + window.width + 2 * margin, top + window.height + 2 * margin)
+        return np.sort(self._tree.query(area, "intersects"))
 
     def read(self, window: Window) -> np.ndarray:
         """Class ids (H, W) uint8 of a window of the scene."""
-        from rasterio.errors import NotGeoreferencedWarning
-        from rasterio.features import rasterize
-
         label = np.full((window.height, window.width), self._background, np.uint8)
-        area = shapely.box(window.col, window.row, window.col + window.width, window.row + window.height)
-        chosen = np.sort(self._tree.query(area, "intersects"))
-        if len(chosen):
-            # rasterio opens its canvas inside `catch_warnings`, which swaps the filters of all threads.
-            if not any(entry[2] is NotGeoreferencedWarning for entry in warnings.filters):
-                warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
-            local = shapely.transform(self._shapes[chosen], lambda points: points - (window.col, window.row))
-            rasterize(zip(local, self._ids[chosen].tolist(), strict=True), out=label)
+        chosen = self.within(window)
+        draw(self.shapes[chosen], self.ids[chosen], window, label)
         return label
+
+
+def draw(shapes: np.ndarray, values: np.ndarray, window: Window, canvas: np.ndarray) -> None:
+    """Fill shapes, later ones over earlier ones: the pixels whose centres they cover.
+
+    Args:
+        shapes: (N,) polygons and multipolygons in pixels of the scene.
+        values: (N,) what each is filled with.
+        window: The part of the scene that `canvas` shows.
+        canvas: (H, W) uint8, changed in place.
+    """
+    from rasterio.errors import NotGeoreferencedWarning
+    from rasterio.features import rasterize
+
+    if len(shapes):
+        # rasterio opens its canvas inside `catch_warnings`, which swaps the filters of all threads.
+        if not any(entry[2] is NotGeoreferencedWarning for entry in warnings.filters):
+            warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+        local = shapely.transform(shapes, lambda points: points - (window.col, window.row))
+        rasterize(zip(local, values.tolist(), strict=True), out=canvas)
 
 
 def _read(layer: Layer, grid: Grid, column: str | None) -> tuple[np.ndarray, np.ndarray]:
@@ -222,8 +252,8 @@ def _bounds_in(layer: Layer, grid: Grid) -> tuple[float, float, float, float] | 
     return left - wider, bottom - wider, right + wider, top + wider
 
 
-def _in_pixels(geometries: np.ndarray, layer: Layer, grid: Grid, buffer_m: float | None) -> np.ndarray:
-    """Geometries as areas in pixels of the scene (x = columns, y = rows)."""
+def _in_pixels(geometries: np.ndarray, layer: Layer, grid: Grid, buffer_m: float | None) -> tuple[np.ndarray, np.ndarray]:
+    """Geometries as areas in pixels of the scene (x = columns, y = rows); and which of them were lines or points."""
     moved: np.ndarray = geometries
     if layer.crs is not None and grid.crs is not None and not same_crs(layer.crs, grid.crs):
         moved = np.asarray(move(geometries, layer.crs, grid.crs))
@@ -237,7 +267,7 @@ def _in_pixels(geometries: np.ndarray, layer: Layer, grid: Grid, buffer_m: float
     moved = np.where(np.isfinite(shapely.bounds(moved)).all(1), moved, shapely.Polygon())  # no place in the scene's CRS: not in the scene
     thin = (shapely.get_dimensions(moved) < 2) & ~shapely.is_empty(moved)
     if not thin.any():
-        return moved
+        return moved, thin
     if buffer_m is None:
         kind = "points" if (shapely.get_dimensions(moved[thin]) == 0).all() else "lines"
         raise LandsegError(
@@ -246,7 +276,7 @@ def _in_pixels(geometries: np.ndarray, layer: Layer, grid: Grid, buffer_m: float
     frame = pixel_frame_m(grid)  # a circle on the ground is none in pixels that are not square there
     on_ground = shapely.transform(moved[thin], lambda points: points @ frame.T)
     moved[thin] = shapely.transform(shapely.buffer(on_ground, buffer_m), lambda points: points @ np.linalg.inv(frame).T)
-    return moved
+    return moved, thin
 
 
 def _crs_of(path: str, text: Any) -> CRS | None:

@@ -24,7 +24,8 @@ from landseg.core.grid import Grid, Window
 from landseg.core.progress import parallel_map, progress
 from landseg.core.settings import CutConfig
 from landseg.data.bands import chosen_bands
-from landseg.data.raster import Scene, write
+from landseg.data.raster import Scene, encode
+from landseg.data.sink import Sink
 
 NO_IMAGE, NO_LABEL = "too little of the image", "too little that is labelled"
 """Why a tile is dropped."""
@@ -50,8 +51,12 @@ _SAME: Factor = (1.0, 1.0)
 class Labels(Protocol):
     """Labels of a scene, whatever they were made of."""
 
+    @property
+    def grid(self) -> Grid:
+        """The grid of the windows: the scene's, or already the one that the scene is cut on."""
+
     def read(self, window: Window) -> np.ndarray:
-        """Class ids (H, W) uint8 of a window of the scene."""
+        """Class ids (H, W) uint8 of a window of that grid."""
 
 
 @dataclass(frozen=True)
@@ -106,10 +111,11 @@ def tiles_of(scene: Scene, labels: Labels | None, size: int, factor: Factor, con
 
     Args:
         scene: Read window by window.
-        labels: On its grid.
+        labels: On its grid, or on `cut_grid`.
         size: Edge length of the tiles in pixels.
         factor: From `factor_of`; where it is not (1, 1), an image pixel is the mean of the valid ground below it (missing where less than
             half of that is valid), a label pixel the class that most of it has, unlabelled counted as one; a tie goes to the lower id.
+            Labels on `cut_grid` are taken as they are.
         config: Bands, and which tiles are dropped.
         counts: Is added to.
     """
@@ -124,7 +130,7 @@ def tiles_of(scene: Scene, labels: Labels | None, size: int, factor: Factor, con
                 continue
             label = None
             if labels is not None:
-                label = np.where(valid, _labelled(scene.grid, labels, grid, window, factor), np.uint8(IGNORE_INDEX))
+                label = np.where(valid, _labelled(labels, grid, window, factor), np.uint8(IGNORE_INDEX))
                 share = np.count_nonzero(label != IGNORE_INDEX) / label.size
                 if share == 0 or share < config.min_labelled:
                     counts.dropped[NO_LABEL] += 1
@@ -135,16 +141,16 @@ def tiles_of(scene: Scene, labels: Labels | None, size: int, factor: Factor, con
 
 
 def write_tiles(
-    scene: Scene, labels: Labels | None, name: str, folder: Path, *,
+    scene: Scene, labels: Labels | None, name: str, sink: Sink, *,
     size: int, factor: Factor, config: CutConfig, classes: Sequence[LandClass],
 ) -> Counts:  # fmt: skip
     """Cut a scene into ``images/NAME/ROW_COL.tif`` and ``labels/NAME/ROW_COL.tif``, GeoTIFFs with their place, CRS and scene name.
 
     Args:
         scene: Read window by window.
-        labels: On its grid; None for tiles without.
+        labels: On its grid, or on `cut_grid`; None for tiles without.
         name: Of the scene.
-        folder: Where `images` and `labels` go.
+        sink: Where `images` and `labels` go.
         size: Edge length of the tiles in pixels.
         factor: From `factor_of`.
         config: Bands, and which tiles are dropped.
@@ -153,20 +159,26 @@ def write_tiles(
     counts = Counts()
     colours, names = palette(classes), [item.name for item in classes]
 
-    def save(tile: CutTile) -> tuple[str, Path]:
-        place = f"{name}/{tile.row:04d}_{tile.col:04d}"
-        path = write(folder / "images" / f"{place}.tif", tile.image, tile.grid, tags={"scene": name})
+    def make(tile: CutTile) -> tuple[str, dict[str, bytes]]:
+        place, tags = f"{name}/{tile.row:04d}_{tile.col:04d}", {"scene": name}
+        path = Path(f"{place}.tif")
+        files = {"images": encode(path, tile.image, tile.grid, tags=tags)}
         if tile.label is not None:
-            write(
-                folder / "labels" / f"{place}.tif", tile.label, tile.grid,
-                nodata=IGNORE_INDEX, palette=colours, names=names, tags={"scene": name},
-            )  # fmt: skip
-        return place, path
+            files["labels"] = encode(path, tile.label, tile.grid, nodata=IGNORE_INDEX, palette=colours, names=names, tags=tags)
+        if not sink.is_packed:  # here, on many threads: a disk far away takes its time for each file
+            save(place, files)
+        return place, files
+
+    def save(place: str, files: dict[str, bytes]) -> None:
+        for role, data in files.items():
+            sink.put(role, f"{place}.tif", data)
 
     tiles = tiles_of(scene, labels, size, factor, config, counts)
     high, wide = (-(-length // size) for length in cut_grid(scene.grid, factor).shape)
-    for place, path in progress(parallel_map(save, tiles, ahead=2), f"cutting {name}", high * wide):
-        counts.images[place] = path
+    for place, files in progress(parallel_map(make, tiles, ahead=2), f"cutting {name}", high * wide):
+        if sink.is_packed:
+            save(place, files)
+        counts.images[place] = sink.place("images") / f"{place}.tif"
     return counts
 
 
@@ -194,12 +206,13 @@ def _filled(scene: Scene, grid: Grid, window: Window, factor: Factor, bands: lis
     return image, valid
 
 
-def _labelled(grid: Grid, labels: Labels, cut: Grid, window: Window, factor: Factor) -> np.ndarray:
+def _labelled(labels: Labels, cut: Grid, window: Window, factor: Factor) -> np.ndarray:
     """A tile's label (H, W), unlabelled beyond the scene."""
     label = np.full((window.height, window.width), IGNORE_INDEX, np.uint8)
+    factor = _SAME if labels.grid == cut else factor
     for piece in _pieces(cut, window, factor):
         inside = Window(piece.row - window.row, piece.col - window.col, piece.height, piece.width).slices
-        source = _below(grid, piece, factor)
+        source = _below(labels.grid, piece, factor)
         ids = labels.read(source)
         label[inside] = ids if factor == _SAME else _majority(ids, *_weights(piece, source, factor))
     return label

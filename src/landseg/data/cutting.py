@@ -7,29 +7,28 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from landseg.core.classes import IGNORE_INDEX, ClassList, LandClass, lookup_table, make_classes
+from landseg.core.classes import IGNORE_INDEX, MAX_CLASSES, ClassList, LandClass, lookup_table, make_classes
 from landseg.core.earth import is_square, pixel_size_m
 from landseg.core.errors import LandsegError
 from landseg.core.settings import CutConfig
 from landseg.data.bands import chosen_bands, chosen_names
+from landseg.data.boundary import COLOURS, NAME, OutlinedLabels, pixel_m
 from landseg.data.burn import Burner, class_codes, class_values
-from landseg.data.cut import KEY, Factor, Labels, factor_of, write_tiles
+from landseg.data.cut import KEY, Factor, Labels, cut_grid, factor_of, write_tiles
 from landseg.data.label_rasters import CODES, RasterLabels, SeveralLabels, codes_in, shifted
 from landseg.data.pairing import LabelFiles, SceneFile
 from landseg.data.raster import Scene, open_scene
+from landseg.data.sink import Sink
 
 log = logging.getLogger("landseg")
 
 IGNORE = "ignore"
 """What ``--background`` says for "unlabelled"."""
-
-_MOST = 255
-"""Classes that a set may have."""
 
 _ALIKE = 0.25
 """Share by which the resolutions of scenes may differ and still be one."""
@@ -49,6 +48,7 @@ class Meaning:
         only: The class of every feature where there is no column.
         table: (65536,) code of a raster → class id.
         notes: How rasters' codes were mended, in words.
+        boundary_m: Width of polygons' outlines in true metres, where they are the last class.
     """
 
     classes: tuple[LandClass, ...] = ()
@@ -58,6 +58,7 @@ class Meaning:
     only: int = 0
     table: np.ndarray = field(default_factory=lambda: np.full(CODES, -1, np.int16))
     notes: tuple[str, ...] = ()
+    boundary_m: float | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,9 @@ class CutSet:
         return dict(total)
 
 
-def meaning_of(labels: LabelFiles, listed: ClassList, *, column: str | None, background: str | None, mend: bool) -> Meaning:
+def meaning_of(
+    labels: LabelFiles, listed: ClassList, *, column: str | None, background: str | None, mend: bool, boundary_m: float | None = None
+) -> Meaning:
     """Settle what the labels mean, before anything is cut.
 
     Args:
@@ -110,12 +113,20 @@ def meaning_of(labels: LabelFiles, listed: ClassList, *, column: str | None, bac
         column: The class column of layers.
         background: The name of the class that lies where labels say nothing; None or ``ignore`` leaves that unlabelled.
         mend: Labels that count their classes from 1 may be shifted.
+        boundary_m: Polygons' outlines, so wide in true metres, are a last class of their own; None for none.
 
     Raises:
-        LandsegError: No class names, no such column or class, or values that are no class.
+        LandsegError: No class names, no such column or class, or values that are no class; outlines are asked of rasters, or a class has
+            their name.
     """
     if labels.layers:
-        return _of_layers(labels, listed, column, background)
+        meaning = _of_layers(labels, listed, column, background)
+        return meaning if boundary_m is None else _with_boundary(meaning, boundary_m)
+    if boundary_m is not None:
+        raise LandsegError(
+            "--boundary", f"the labels are rasters ({labels.rasters[0][0]}), in which touching objects of one class are one",
+            "polygons, one an object", "make polygons of a raster of object numbers (gdal_polygonize.py), or leave it out",
+        )  # fmt: skip
     if column is not None:
         raise LandsegError("--class-column", f"{column}, but the labels are rasters", "a vector layer", "leave it out")
     return _of_rasters(labels, listed, background, mend)
@@ -147,14 +158,14 @@ def check_scenes(scenes: Sequence[SceneFile], config: CutConfig) -> None:
 
 
 def cut_scenes(
-    scenes: Sequence[SceneFile], meaning: Meaning | None, folder: Path, *, size: int, resolution_m: float | None, config: CutConfig
+    scenes: Sequence[SceneFile], meaning: Meaning | None, sink: Sink, *, size: int, resolution_m: float | None, config: CutConfig
 ) -> CutSet:
-    """Cut every scene into tiles below `folder`.
+    """Cut every scene into tiles.
 
     Args:
         scenes: With their labels.
         meaning: Of the labels; None for a set without.
-        folder: Gets `images` and `labels`.
+        sink: Gets `images` and `labels`.
         size: Edge length of the tiles in pixels.
         resolution_m: True metres a pixel; None keeps each scene's own.
         config: Bands, and which tiles are dropped.
@@ -171,9 +182,9 @@ def cut_scenes(
         with ExitStack() as stack:
             scene = stack.enter_context(open_scene(item.path, nodata=config.nodata))
             factor = factor_of(scene, resolution_m)
-            labels = None if meaning is None else _labels_of(item, scene, meaning, config, stack)
+            labels = None if meaning is None else _labels_of(item, scene, factor, meaning, config, stack)
             classes = () if meaning is None else meaning.classes
-            counts = write_tiles(scene, labels, item.name, folder, size=size, factor=factor, config=config, classes=classes)
+            counts = write_tiles(scene, labels, item.name, sink, size=size, factor=factor, config=config, classes=classes)
             own = _tile_resolution(scene, factor)
             bands, dtype = bands or _band_names(scene, config), scene.dtype
         images |= counts.images
@@ -205,17 +216,19 @@ def _tile_resolution(scene: Scene, factor: Factor) -> float | None:
     return None
 
 
-def _labels_of(item: SceneFile, scene: Scene, meaning: Meaning, config: CutConfig, stack: ExitStack) -> Labels:
+def _labels_of(item: SceneFile, scene: Scene, factor: Factor, meaning: Meaning, config: CutConfig, stack: ExitStack) -> Labels:
     if item.layers:
+        # A majority of pixels would take thin outlines away: they are drawn on the tiles' grid, and with them all that they bound.
+        grid = scene.grid if meaning.boundary_m is None else cut_grid(scene.grid, factor)
         burner = Burner(
-            item.layers, scene.grid, column=meaning.column, codes=meaning.codes, only=meaning.only, background=meaning.background,
+            item.layers, grid, column=meaning.column, codes=meaning.codes, only=meaning.only, background=meaning.background,
             buffer_m=config.buffer_m, order=config.burn,
         )  # fmt: skip
         if burner.unnamed:
             log.warning("%s: %s features without a class, not drawn", item.path, f"{burner.unnamed:,}")
         if not burner.features:
             log.warning("%s: no feature lies in it", item.path)
-        return burner
+        return burner if meaning.boundary_m is None else _outlined(item, burner, meaning.boundary_m, meaning.classes[-1].id)
     rasters = [stack.enter_context(open_scene(path, is_stored=True)) for path in item.rasters]
     labels = [RasterLabels(raster, scene.grid, meaning.table, meaning.background) for raster in rasters]
     for raster, label in zip(rasters, labels, strict=True):
@@ -224,15 +237,36 @@ def _labels_of(item: SceneFile, scene: Scene, meaning: Meaning, config: CutConfi
     return labels[0] if len(labels) == 1 else SeveralLabels(labels)
 
 
+def _outlined(item: SceneFile, burner: Burner, width_m: float, boundary: int) -> OutlinedLabels:
+    pixel = pixel_m(burner.grid)
+    if width_m < 0.99 * pixel:  # UTM's metres are not quite those of the ground
+        log.warning("%s: outlines of %.3g m are narrower than a pixel of its tiles (%.3g m), and one pixel wide", item.path, width_m, pixel)
+    return OutlinedLabels(burner, width_m, boundary)
+
+
+def _with_boundary(meaning: Meaning, width_m: float) -> Meaning:
+    """The same classes, and after them that of outlines."""
+    named = [item.name for item in meaning.classes if item.name.casefold() == NAME]
+    if named:
+        raise LandsegError(
+            "--boundary", f"there is a class named {named[0]} already", "that name for outlines alone", "rename the class, or leave it out"
+        )
+    if len(meaning.classes) >= MAX_CLASSES:
+        raise LandsegError("--boundary", f"{len(meaning.classes)} classes without it", f"at most {MAX_CLASSES - 1}", "leave it out")
+    taken = {item.colour for item in meaning.classes}
+    colour = next((value for value in COLOURS if value not in taken), COLOURS[0])
+    return replace(meaning, classes=(*meaning.classes, LandClass(id=len(meaning.classes), name=NAME, colour=colour)), boundary_m=width_m)
+
+
 def _of_layers(labels: LabelFiles, listed: ClassList, column: str | None, background: str | None) -> Meaning:
     where = labels.layers[0].path
     values = class_values(labels.layers, column) if column is not None else []
     if column is not None and not values:
         raise LandsegError(where, f"column {column} is empty", "a class for the features", "name another with --class-column")
     classes = listed.classes
-    if not classes and len(values) > _MOST:
+    if not classes and len(values) > MAX_CLASSES:
         raise LandsegError(
-            where, f"column {column} holds {len(values):,} values", f"at most {_MOST}, one a class", "name a column of classes"
+            where, f"column {column} holds {len(values):,} values", f"at most {MAX_CLASSES}, one a class", "name a column of classes"
         )
     if not classes and column is not None:
         has_ground = background not in (None, IGNORE) and background not in values

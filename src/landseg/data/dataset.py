@@ -1,9 +1,8 @@
-"""A dataset folder: `dataset.yaml`, and the image and label files it names. It decodes nothing."""
+"""A dataset folder: `dataset.yaml`, and the image and label files it names, in folders or in zips. It decodes nothing."""
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from landseg.core.classes import IGNORE_INDEX, MAX_CLASSES, LandClass, lookup_table
 from landseg.core.errors import LandsegError
 from landseg.core.files import write_text
-from landseg.data.archive import is_litter
+from landseg.data import places
 from landseg.data.labels import NO_MEND, LabelEncoding, LabelRules, Mend, label_rules
 from landseg.data.tiles import SUFFIXES
 
@@ -70,7 +69,7 @@ class DatasetInfo(BaseModel):
 
 @dataclass(frozen=True)
 class Tile:
-    """One tile: its name (path below the images folder without ending, ``/`` between folders) and its files."""
+    """One tile: its name (path below the images folder without ending, ``/`` between folders) and its files, as `places` names them."""
 
     name: str
     image: Path
@@ -86,7 +85,7 @@ class Dataset:
 
     @property
     def image_folder(self) -> Path:
-        """Where the images are; `dataset.yaml` may point outside the folder."""
+        """Where the images are: a folder, a zip or a folder in one; `dataset.yaml` may point outside the dataset folder."""
         return self.folder / self.info.images
 
     @property
@@ -168,16 +167,16 @@ def open_dataset(folder: Path) -> Dataset:
     """Open a dataset folder.
 
     Raises:
-        LandsegError: There is none, its `dataset.yaml` cannot be understood, or its images are gone.
+        LandsegError: There is none, its `dataset.yaml` cannot be understood, or its images are gone or in a damaged zip.
     """
     info = read_info(folder)
     dataset = Dataset(folder, info)
     for place in (dataset.image_folder, dataset.label_folder):
-        if place is not None and not place.is_dir():
+        if place is not None and not places.is_there(place):
             raise LandsegError(
                 folder / FILE,
                 f"{place} is not there",
-                "the folder that the data set refers to",
+                "the folder or zip that the data set refers to",
                 "move it back or prepare the data set again",
             )
     if not dataset.tiles:
@@ -205,7 +204,7 @@ def write_info(folder: Path, info: DatasetInfo) -> None:
 
 
 def list_files(folder: Path) -> dict[str, Path]:
-    """Tile files below a folder by tile name, sorted; hidden files and macOS's leavings are passed over.
+    """Tile files below a folder, which may be a zip, by tile name, sorted; hidden files and macOS's leavings are passed over.
 
     Raises:
         LandsegError: Two files have the same name but for their ending.
@@ -228,12 +227,10 @@ def list_files(folder: Path) -> dict[str, Path]:
 
 
 def walk(folder: Path) -> Iterator[Path]:
-    """Regular files below a folder, sorted by name; hidden entries and ``__MACOSX`` are passed over."""
-    for root, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not is_litter(name))
-        for name in sorted(files):
-            if not is_litter(name):
-                yield Path(root, name)
+    """Regular files below a folder, which may be a zip, sorted by name; hidden entries and ``__MACOSX`` are passed over."""
+    for here, names in places.folders(folder):
+        for name in names:
+            yield here / name
 
 
 def _yaml(value: object, *, flow: bool | None) -> str:

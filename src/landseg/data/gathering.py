@@ -15,11 +15,11 @@ import numpy as np
 
 from landseg.core.classes import IGNORE_INDEX, ClassList, LandClass, make_classes
 from landseg.core.errors import LandsegError
-from landseg.core.files import write_bytes
 from landseg.core.progress import parallel_map, progress
 from landseg.data.annotations import Annotations, find_annotations
 from landseg.data.dataset import list_files
 from landseg.data.lists import FileLists, find_lists
+from landseg.data.sink import Sink
 from landseg.data.sources import Found, folder_of, recognise
 from landseg.data.tiles import UnreadableTile, encode_label
 
@@ -57,7 +57,7 @@ class Gathered:
 
 
 def gather(
-    roots: Sequence[Path], labels: Path | None, listed: ClassList, *, rasters: Path, leave: Path, shown: Callable[[Path], str] = str
+    roots: Sequence[Path], labels: Path | None, listed: ClassList, *, rasters: Sink, leave: Path, shown: Callable[[Path], str] = str
 ) -> Gathered:
     """Find the images and labels of one set.
 
@@ -65,7 +65,7 @@ def gather(
         roots: Folders to look through.
         labels: The folder of labels, when the user names it; it may hold annotations.
         listed: What the user says of the classes; its `classes` are empty where nothing was said.
-        rasters: A folder that may be made: where rasterised annotations go.
+        rasters: Gets rasterised annotations as labels.
         leave: A folder that is not looked into: where the result goes.
         shown: How a path is written in messages.
 
@@ -129,7 +129,7 @@ def _folder_with(files: Mapping[str, Path], partners: Mapping[str, Path], roots:
     return (top, others) if is_apart and files.items() <= listing.items() else (None, [])
 
 
-def _from_annotations(annotations: Annotations, listed: ClassList, folder: Path, roots: Sequence[Path]) -> Gathered:
+def _from_annotations(annotations: Annotations, listed: ClassList, sink: Sink, roots: Sequence[Path]) -> Gathered:
     classes = listed.classes or make_classes(annotations.class_names, _distinct(annotations.colours))
     table, dropped = _matched(annotations, classes)
     # A class that is called background has the pixels that nothing is drawn on; they are drawn as an id that no annotation has.
@@ -138,31 +138,34 @@ def _from_annotations(annotations: Annotations, listed: ClassList, folder: Path,
     if ground is not None:
         table[free] = ground.id
 
-    def rasterise(name: str) -> tuple[str, Path | None, str]:
-        path = folder / f"{name}.png"
+    def rasterise(name: str) -> tuple[str, bytes, str]:
         try:
-            write_bytes(path, encode_label(table[annotations.rasterise(name, None if ground is None else free)], classes))
+            return name, encode_label(table[annotations.rasterise(name, None if ground is None else free)], classes), ""
         except UnreadableTile as error:
-            return name, None, str(error)
+            return name, b"", str(error)
         except LandsegError as error:
-            return name, None, f"{error.found}, {error.needed}"
-        return name, path, ""
+            return name, b"", f"{error.found}, {error.needed}"
 
     names = sorted(annotations.images)
-    made = list(progress(parallel_map(rasterise, names), "rasterising annotations", len(names)))
-    labels = {name: path for name, path, _ in made if path is not None}
+    labels: dict[str, Path] = {}
+    unreadable: dict[str, str] = {}
+    with sink:
+        for name, data, reason in progress(parallel_map(rasterise, names), "rasterising annotations", len(names)):
+            if reason:
+                unreadable[name] = reason
+            else:
+                labels[name] = sink.put("labels", f"{name}.png", data)
     if not labels:
-        name, _, reason = made[0]
+        name, reason = next(iter(unreadable.items()))
         raise LandsegError(
-            annotations.images[name], f"{reason}, as with all {len(made):,} annotated images", "readable images", "mend them"
+            annotations.images[name], f"{reason}, as with all {len(names):,} annotated images", "readable images", "mend them"
         )
     if ground is None and len(classes) == 1:
         log.warning('one class alone is drawn: with --classes "background,%s" the rest is background', classes[0].name)
     left_out = [*annotations.left_out]
     if dropped:
         left_out.append(f"annotations of {', '.join(dropped)}: not among the --classes, unlabelled")
-    found = Found(annotations.images, labels, folder_of(annotations.images, roots), folder)
-    unreadable = {name: reason for name, path, reason in made if path is None}
+    found = Found(annotations.images, labels, folder_of(annotations.images, roots), sink.place("labels"))
     return Gathered(found, ClassList(classes), {}, annotations.format, unreadable, tuple(left_out))
 
 

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from landseg.core.errors import LandsegError
+from landseg.data import places
 from landseg.data.archive import DamagedEntry, is_zip, iter_files
 from landseg.data.dataset import FILE, list_files, open_dataset
 from landseg.data.tiles import SUFFIXES, UnreadableTile, read_bytes
@@ -96,8 +97,7 @@ def _look(path: Path) -> list[TileInput]:
 
 def _from_file(name: str, path: Path) -> TileInput:
     try:
-        status = path.stat()
-        version = f"{status.st_size} {status.st_mtime_ns}"
+        version = places.version(path)
     except OSError:
         version = "gone"  # a link that leads nowhere; reading it will say so
     return TileInput(name, partial(read_bytes, path), str(path), version)

@@ -95,6 +95,11 @@ class RasterLabels:
         self._offset = np.round(apart[0]).astype(int).tolist()
 
     @property
+    def grid(self) -> Grid:
+        """The scene's."""
+        return self._grid
+
+    @property
     def is_resampled(self) -> bool:
         """Whether its grid is another than the scene's."""
         return not self._is_in_step
@@ -166,6 +171,11 @@ class SeveralLabels:
 
     def __init__(self, labels: Sequence[RasterLabels]) -> None:
         self._labels = labels
+
+    @property
+    def grid(self) -> Grid:
+        """The scene's."""
+        return self._labels[0].grid
 
     def read(self, window: Window) -> np.ndarray:
         """Class ids (H, W) uint8 of a window of the scene."""

@@ -17,7 +17,7 @@ import xxhash
 from landseg.core.errors import LandsegError
 from landseg.core.files import free_bytes, human_bytes, lock, unwritable
 from landseg.core.stopwatch import Stopwatch
-from landseg.data import packing
+from landseg.data import packing, places
 from landseg.data.dataset import Dataset
 from landseg.data.labels import read_label
 from landseg.data.packing import Entry
@@ -201,7 +201,7 @@ def open_tiles(dataset: Dataset, *, use_pack: bool = True, workers: int | None =
 
 
 def sources_fingerprint(dataset: Dataset) -> str:
-    """A hash of what the tiles are made of: every file's name, size and time of change, and the keys that decode labels."""
+    """A hash of what the tiles are made of: every file's name and version, and the keys that decode labels."""
     keys = dataset.info.model_dump(mode="json", exclude={"name", "source", "resolution_m", "scaling", "mended", "left_out"})
     digest = xxhash.xxh3_128(json.dumps([packing.VERSION, keys], sort_keys=True).encode())
     for tile in dataset.tiles:
@@ -209,8 +209,7 @@ def sources_fingerprint(dataset: Dataset) -> str:
         for path in (tile.image, tile.label):
             if path is not None:
                 try:
-                    status = path.stat()
-                    digest.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
+                    digest.update(f"{places.version(path)}\n".encode())
                 except OSError:  # a link that leads nowhere is an unreadable tile like others
                     digest.update(b"gone\n")
     return digest.hexdigest()

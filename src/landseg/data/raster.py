@@ -20,10 +20,11 @@ from rasterio._env import get_gdal_config, set_gdal_config
 from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.io import MemoryFile
 from rasterio.transform import from_gcps
 
 from landseg.core.errors import LandsegError
-from landseg.core.files import replacing
+from landseg.core.files import write_bytes
 from landseg.core.grid import Grid, Window
 from landseg.data.bands import Band, bands_of
 
@@ -41,7 +42,21 @@ _ERRORS = (RasterioError, CPLE_BaseError, OSError, ValueError, TypeError)
 """What rasterio lets out: its own, GDAL's, and Python's on types and tags that no raster should have."""
 
 
-def write(
+def write(path: Path, array: np.ndarray, grid: Grid, **options: Any) -> Path:
+    """Write a GeoTIFF, whole or not at all.
+
+    Args:
+        path: The file to write, which is returned; its folder is created, an older file is replaced.
+        array, grid, options: As `encode` takes them.
+
+    Raises:
+        LandsegError: Array, grid and palette do not fit together, or the file cannot be written.
+    """
+    write_bytes(path, encode(path, array, grid, **options))
+    return path
+
+
+def encode(
     path: Path,
     array: np.ndarray,
     grid: Grid,
@@ -50,11 +65,11 @@ def write(
     palette: Sequence[int] | None = None,
     names: Sequence[str] | None = None,
     tags: Mapping[str, str] | None = None,
-) -> Path:
-    """Write a GeoTIFF (tiled, deflate), whole or not at all; the same array gives the same bytes.
+) -> bytes:
+    """The bytes of a GeoTIFF (tiled, deflate); the same array gives the same ones.
 
     Args:
-        path: The file to write; its folder is created, an older file is replaced.
+        path: What it will be called, for messages.
         array: (H, W) or (H, W, C), of a dtype that GeoTIFF knows.
         grid: Shape, transform and CRS; the shape must be the array's.
         nodata: The value that means "missing"; None when every pixel is valid.
@@ -62,11 +77,8 @@ def write(
         names: Names of the classes in the order of their ids, kept in the first band's tags as ``class_0``, ``class_1`` …
         tags: Of the whole file, by name.
 
-    Returns:
-        `path`.
-
     Raises:
-        LandsegError: Array, grid and palette do not fit together, or the file cannot be written.
+        LandsegError: Array, grid and palette do not fit together.
     """
     bands = array[:, :, None] if array.ndim == 2 else array
     dtype = str(array.dtype)
@@ -90,16 +102,18 @@ def write(
         profile |= {"photometric": "rgb" if bands.shape[2] in (3, 4) else "minisblack", "alpha": "no"}
     if grid.is_georeferenced:
         profile |= {"crs": grid.crs, "transform": grid.transform}
-    with replacing(path) as partial, _open(partial, "w", **profile) as dataset:
-        if palette is not None:
-            triples = np.asarray(palette, np.int64).reshape(256, 3)
-            dataset.write_colormap(1, {i: (int(r), int(g), int(b), 255) for i, (r, g, b) in enumerate(triples)})
-        dataset.write(np.moveaxis(bands, 2, 0))
-        if names is not None:
-            dataset.update_tags(1, **{f"class_{i}": name for i, name in enumerate(names)})
-        if tags:
-            dataset.update_tags(**tags)
-    return path
+    _quieten()
+    with MemoryFile() as memory:
+        with memory.open(**profile) as dataset:
+            if palette is not None:
+                triples = np.asarray(palette, np.int64).reshape(256, 3)
+                dataset.write_colormap(1, {i: (int(r), int(g), int(b), 255) for i, (r, g, b) in enumerate(triples)})
+            dataset.write(np.moveaxis(bands, 2, 0))
+            if names is not None:
+                dataset.update_tags(1, **{f"class_{i}": name for i, name in enumerate(names)})
+            if tags:
+                dataset.update_tags(**tags)
+        return bytes(memory.getbuffer())
 
 
 class Scene:
@@ -306,14 +320,18 @@ def read(path: Path | str, window: Window | None = None) -> tuple[np.ndarray, Gr
     return np.ascontiguousarray(np.moveaxis(array, 0, 2)), whole.crop(part), valid
 
 
-def _open(path: Path | str, mode: str = "r", **profile: Any) -> Any:
-    """`rasterio.open` without a warning: a raster without a place on earth is no fault, its grid says so.
+def _open(path: Path | str) -> Any:
+    _quieten()
+    return rasterio.open(path)
+
+
+def _quieten() -> None:
+    """No warning of rasters without a place on earth: that is no fault, their grid says so.
 
     Not `catch_warnings`: it swaps the filters of all threads, and rasters are opened on many. One filter that stays needs no turn.
     """
     if not any(entry[0] == "ignore" and entry[2] is NotGeoreferencedWarning for entry in warnings.filters):
         warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
-    return rasterio.open(path, mode, **profile)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ import numpy as np
 
 from landseg.core.errors import LandsegError
 from landseg.core.progress import parallel_map
-from landseg.data.archive import is_litter
+from landseg.data import places
 from landseg.data.colours import colours_needed
 from landseg.data.dataset import list_files
 from landseg.data.looks import MAX_CODES, Look, look_at
@@ -164,10 +164,8 @@ def _heaps(roots: Sequence[Path], leave: Path | None) -> list[_Heap]:
     """Every folder below the roots that holds tile files; a folder with both halves of a set gives two heaps or more."""
     by_folder: dict[Path, list[Path]] = {}
     for root in roots:
-        for place, folders, names in os.walk(root):
-            here = Path(place)
-            folders[:] = sorted(name for name in folders if not is_litter(name) and here / name != leave)
-            files = [here / name for name in sorted(names) if not is_litter(name) and Path(name).suffix.lower() in SUFFIXES]
+        for here, names in places.folders(root, leave):
+            files = [here / name for name in names if Path(name).suffix.lower() in SUFFIXES]
             if files:
                 by_folder.setdefault(here, files)
     result: list[_Heap] = []

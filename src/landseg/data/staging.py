@@ -1,7 +1,8 @@
 """The unfinished data set: what is unpacked where, what will become images and labels, and how it takes an old set's place.
 
 Zips are unpacked into the result; folders are referred to, not copied, unless images and labels lie mixed in them: then their files are
-linked (copied where the disk cannot link) into the result under their tile names. Nothing is written outside the result. Until
+linked (copied where the disk cannot link) into the result under their tile names. A packed result holds no tile files: zips of nothing but
+tiles are referred to as folders are, and what would be a folder of files is a zip. Nothing is written outside the result. Until
 `dataset.yaml` is there, the last file to be written, the folder is an interrupted prepare: the next one with the same result begins anew.
 It decides nothing about the tiles.
 """
@@ -17,10 +18,12 @@ from pathlib import Path
 from landseg.core.errors import LandsegError
 from landseg.core.files import refuse_existing, require_room, unwritable
 from landseg.core.progress import progress
+from landseg.data import places
 from landseg.data.annotations import ANNOTATION_SUFFIXES
-from landseg.data.archive import unpack
-from landseg.data.dataset import FILE, DatasetInfo, write_info
+from landseg.data.archive import DamagedEntry, list_members, unpack
+from landseg.data.dataset import FILE, DatasetInfo, list_files, write_info
 from landseg.data.lists import LIST_SUFFIXES
+from landseg.data.sink import Sink
 from landseg.data.tiles import SUFFIXES
 
 log = logging.getLogger("landseg")
@@ -28,7 +31,9 @@ log = logging.getLogger("landseg")
 STAGING = ".prepare"
 """Where an unfinished prepare keeps its files, inside the result. Without `dataset.yaml` beside it, it marks an interrupted one."""
 
-KNOWN = (FILE, "images", "labels", "splits", "audit", "pack")
+_TILES = ("images", "labels", "images.zip", "labels.zip")
+
+KNOWN = (FILE, *_TILES, "splits", "audit", "pack")
 """What a dataset folder holds (the contract's "Dataset folder"); ``--overwrite`` deletes nothing else."""
 
 SIDE = ANNOTATION_SUFFIXES | LIST_SUFFIXES
@@ -40,6 +45,7 @@ class Staging:
     """The unfinished result: what is unpacked where, and what will become `images` and `labels`."""
 
     out: Path
+    is_packed: bool = False
     archives: dict[Path, Path] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
     """Entries of zips that do not come out, and why."""
@@ -50,9 +56,14 @@ class Staging:
         """Where everything lies until it is committed."""
         return self.out / STAGING
 
+    @property
+    def sink(self) -> Sink:
+        """Where new files of tiles go."""
+        return Sink(self.staging.resolve(), is_packed=self.is_packed)
+
     def enter(self, source: Path) -> Path:
-        """The folder of a source: itself, or where its zip was unpacked."""
-        if source.is_dir():
+        """The folder of a source: itself, its zip where that is read as it lies, or where its zip was unpacked."""
+        if source.is_dir() or (self.is_packed and self._refer(source)):
             return source.resolve()
         base = self.staging.resolve() / "unpacked"
         folder = base / source.stem
@@ -65,6 +76,17 @@ class Staging:
         self._others.extend((source, name) for name in unpacked.skipped)
         self._others.extend((source, name) for name in unpacked.files if Path(name).suffix.lower() in SIDE)
         return folder
+
+    def _refer(self, source: Path) -> bool:
+        """Whether a zip is read where it lies: no annotation or list is in it, which are read as files."""
+        if source.suffix.lower() != places.ENDING:
+            return False
+        names = list(list_members(source))
+        if any(Path(name).suffix.lower() in SIDE for name in names):
+            return False
+        self.archives[source.resolve()] = source
+        self._others.extend((source, name) for name in names if Path(name).suffix.lower() not in SUFFIXES)
+        return True
 
     def left_out(self, *, side_is_used: bool) -> list[str]:
         """What of the zips is no part of the set, and why.
@@ -92,11 +114,14 @@ class Staging:
     def place(self, files: dict[str, Path], folder: Path | None, role: str) -> str:
         """Bring files to their place: what `dataset.yaml` says for them, relative where both lie on one tree."""
         inside = self.staging.resolve()
-        ready = inside / role
+        ready = self.sink.place(role)
         if folder is not None and folder.is_relative_to(inside):
-            if folder != ready:
-                folder.rename(ready)
-            return role
+            if folder == ready:
+                return ready.name
+            if self.is_packed:
+                return self._pack(list_files(folder), role)
+            folder.rename(ready)
+            return ready.name
         home = self.out.resolve()
         if folder is not None:
             if home.is_relative_to(folder):
@@ -104,6 +129,8 @@ class Staging:
                     self.out, f"it lies in {folder}, which the data set refers to", "a place beside it", "choose another --out"
                 )
             return _reference(folder, home)
+        if self.is_packed:
+            return self._pack(files, role)
         require_room(self.out, _bytes_to_copy(files, inside), f"gathering {role}")
         for name, path in progress(files.items(), f"gathering {role}", len(files)):
             goal = ready / (name + path.suffix)
@@ -117,6 +144,17 @@ class Staging:
                 shutil.copyfile(path, goal)
         return role
 
+    def _pack(self, files: dict[str, Path], role: str) -> str:
+        """Write files into a zip; what cannot be read was named when it was checked, and is left out."""
+        with self.sink as sink:
+            for name, path in progress(sorted(files.items()), f"packing {role}", len(files)):
+                try:
+                    data = places.read(path)
+                except (OSError, DamagedEntry):
+                    continue
+                sink.put(role, name + path.suffix, data)
+        return sink.name(role)
+
     def commit(self, info: DatasetInfo) -> None:
         """Put the new data set in the place of an old one; `dataset.yaml` goes first and comes last.
 
@@ -127,7 +165,7 @@ class Staging:
             log.warning("%s: its splits go with the data set that is replaced; split again", self.out)
         for name in KNOWN:
             _delete(self.out / name)
-        for name in ("images", "labels", "splits", FILE):
+        for name in (*_TILES, "splits", FILE):
             if (self.staging / name).exists():
                 (self.staging / name).rename(self.out / name)
         shutil.rmtree(self.staging)

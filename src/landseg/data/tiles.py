@@ -21,6 +21,8 @@ from PIL import Image
 
 from landseg.core.classes import LandClass, palette
 from landseg.core.errors import LandsegError
+from landseg.data import places
+from landseg.data.archive import DamagedEntry
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".gtif", ".npy"})
 """File endings (lower case) that may hold a tile."""
@@ -71,15 +73,18 @@ class UnreadableTile(Exception):
 
 
 def read_bytes(path: Path) -> bytes:
-    """The file's bytes.
+    """The file's bytes; it may lie in a zip, as `places` has it.
 
     Raises:
-        UnreadableTile: It cannot be opened or is empty.
+        UnreadableTile: It cannot be opened, is damaged in its zip, or is empty.
+        LandsegError: Its zip is damaged as a whole, or hostile.
     """
     try:
-        data = path.read_bytes()
+        data = places.read(path)
     except OSError as error:
         raise UnreadableTile(error.strerror or str(error)) from error
+    except DamagedEntry as error:
+        raise UnreadableTile(str(error)) from error
     if not data:
         raise UnreadableTile("the file is empty")
     return data

@@ -29,8 +29,8 @@ from landseg.data.terrain import CLASSES, FOREST, WATER, lay_out
 from landseg.data.tiles import encode_image
 
 __all__ = [
-    "CLASSES", "Competition", "Look", "Scene", "competition_scenes", "make_scene", "spoil", "write_competition", "write_scenes",
-    "write_tiles",
+    "CLASSES", "Competition", "Look", "Scene", "check_drawn", "competition_scenes", "generator", "make_scene", "place_on_earth", "spoil",
+    "write_competition", "write_scenes", "write_tiles",
 ]  # fmt: skip
 
 SMALLEST, LARGEST = 16, 10_240  # pixels; scenes stand LARGEST apart, so that no two overlap
@@ -171,7 +171,7 @@ def write_competition(
     truth, rows = folder / "truth", ["tile,scene,row,col"]
     zips: dict[str, list[tuple[str, bytes]]] = {"train": [], "test": []}
     for k, (part, tiles) in enumerate(cut.items()):
-        order = _generator((seed, 2, k)).permutation(len(tiles))
+        order = generator((seed, 2, k)).permutation(len(tiles))
         for number, chosen in enumerate(order, 1):
             name, window, picture, label = tiles[chosen]
             stem = f"T{number:06d}" if part == "train" else str(number)
@@ -211,8 +211,8 @@ def write_tiles(folder: Path, seed: int, count: int, tile: int = 64, bands: int 
     edge = max(per_side * tile, SMALLEST)
     for i in range(math.ceil(count / per_side**2)):
         scene = _invent("tiles", (seed, 3, i), seed * 1000 + i, edge, edge, None)
-        image = _as_dtype(_with_bands(scene, bands), dtype, _generator((seed, 4, i)))
-        order = _generator((seed, 5, i)).permutation(per_side**2)
+        image = _as_dtype(_with_bands(scene, bands), dtype, generator((seed, 4, i)))
+        order = generator((seed, 5, i)).permutation(per_side**2)
         for j, place in enumerate(order[: count - i * per_side**2]):
             stem = f"tile_{i * per_side**2 + j:04d}"
             slices = Window(int(place) // per_side * tile, int(place) % per_side * tile, tile, tile).slices
@@ -226,23 +226,37 @@ def write_tiles(folder: Path, seed: int, count: int, tile: int = 64, bands: int 
 
 
 def _invent(name: str, entropy: tuple[int, ...], place: int, height: int, width: int, look: Look | None) -> Scene:
-    if min(entropy) < 0:
-        raise LandsegError("seed", str(min(entropy)), "a whole number that is not negative", "choose another seed")
-    if not (SMALLEST <= height <= LARGEST and SMALLEST <= width <= LARGEST):
-        raise LandsegError("scene", f"{height} × {width} pixels", f"{SMALLEST} to {LARGEST} each way", "choose another size")
-    terrain = lay_out(_generator((*entropy, 10)), height, width)
-    image = render(terrain, look or Look.draw(_generator((*entropy, 11))), _generator((*entropy, 12)))
-    rng = _generator((*entropy, 13))
+    check_drawn(min(entropy), height, width)
+    terrain = lay_out(generator((*entropy, 10)), height, width)
+    image = render(terrain, look or Look.draw(generator((*entropy, 11))), generator((*entropy, 12)))
+    rng = generator((*entropy, 13))
     valid = _swath(rng, height, width)
     image[~valid] = 0
     label = np.where(valid & ~_skipped(rng, height, width), terrain.truth, IGNORE_INDEX).astype(np.uint8)
+    return Scene(name, image, label, terrain.truth, terrain.parcels, valid, place_on_earth(place, height, width))
+
+
+def check_drawn(seed: int, height: int, width: int) -> None:
+    """Refuse what cannot be invented.
+
+    Raises:
+        LandsegError: `seed` or size out of range.
+    """
+    if seed < 0:
+        raise LandsegError("seed", str(seed), "a whole number that is not negative", "choose another seed")
+    if not (SMALLEST <= height <= LARGEST and SMALLEST <= width <= LARGEST):
+        raise LandsegError("scene", f"{height} × {width} pixels", f"{SMALLEST} to {LARGEST} each way", "choose another size")
+
+
+def place_on_earth(number: int, height: int, width: int) -> Grid:
+    """The grid of an invented scene: two of other numbers, below 12,800, share no ground."""
     pitch = LARGEST * PIXEL_M
-    row, col = divmod((place + _FIRST) % (_ACROSS * _DOWN), _ACROSS)
-    grid = Grid(height, width, Affine(PIXEL_M, 0, 172_000 + col * pitch, 0, -PIXEL_M, 9_000_000 - row * pitch), CRS.from_epsg(_EPSG))
-    return Scene(name, image, label, terrain.truth, terrain.parcels, valid, grid)
+    row, col = divmod((number + _FIRST) % (_ACROSS * _DOWN), _ACROSS)
+    return Grid(height, width, Affine(PIXEL_M, 0, 172_000 + col * pitch, 0, -PIXEL_M, 9_000_000 - row * pitch), CRS.from_epsg(_EPSG))
 
 
-def _generator(entropy: tuple[int, ...]) -> np.random.Generator:
+def generator(entropy: tuple[int, ...]) -> np.random.Generator:
+    """What draws by these numbers, always the same."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
 
 

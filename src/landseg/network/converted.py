@@ -4,6 +4,9 @@ A file's name holds the *key* (a hash of the weights, of the card and of the ver
 content: one that is damaged is made again, and one of another model or version is not even looked at. No torch is loaded to find one.
 
     MODEL/.engine/onnx-<key>-<content>.onnx       or ….txt: why this network cannot be converted
+
+Those of other versions stay, so that environments that share a model do not take each other's away; a file's time is when it was used last,
+and of too many the ones that were used longest ago go.
 """
 
 from __future__ import annotations
@@ -11,7 +14,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -44,6 +49,20 @@ _ABANDONED_S = 3600.0
 """A file that was begun so long ago is no longer being written: it takes a second."""
 
 
+FEW = 4
+"""Conversions that are kept beside a model: of two environments and two runtimes, for each is about as large as the weights."""
+
+MANY, MOST_BYTES = 64, 4_000_000_000
+"""Conversions, and bytes of them, that are kept in the user's cache. Chosen: 64 of the default network take one gigabyte."""
+
+_IN_USE_S = 3600.0
+"""What was used so lately stays, though it be one too many: of more models than are kept, used together, each would else be converted at
+every call."""
+
+_OWN = re.compile(r"[a-z]+-[0-9a-f]{20}-[0-9a-f]{20}\.(onnx|txt)")
+"""Names of what is kept here; nothing else is ever removed."""
+
+
 def converted(folder: Path, card: ModelCard, weights: bytes, runtime: str, opened: Callable[[bytes], Run]) -> bytes:
     """The network of a model in ONNX, for images as they are decoded: the kept one, or a new one, which is kept.
 
@@ -66,6 +85,7 @@ def converted(folder: Path, card: ModelCard, weights: bytes, runtime: str, opene
     from landseg.network.checkpoint import restored
     from landseg.network.convert import convert
 
+    log.info("%s: converting it for %s, once: seconds, or a minute for a large network", folder, runtime)
     network = restored(folder, card, weights)
     started = time.monotonic()
     try:
@@ -125,12 +145,19 @@ def _kept(folder: Path, stem: str) -> bytes | None:
     """
     for place in _places(folder):
         try:
-            paths = sorted(path for path in place.iterdir() if path.name.startswith(f"{stem}-"))
+            # A network before the reason why there is none, should two processes have come to different ends.
+            paths = sorted(
+                (path for path in place.iterdir() if path.name.startswith(f"{stem}-")), key=lambda path: (path.suffix, path.name)
+            )
         except OSError:
             continue
         for path in paths:
             try:
                 data = path.read_bytes()
+                with suppress(OSError):  # a place that takes no file
+                    os.utime(path)
+            except FileNotFoundError:  # another process has just removed it
+                continue
             except OSError as error:
                 log.warning("%s: it cannot be read (%s), the model is converted again", path, error.strerror)
                 continue
@@ -146,7 +173,7 @@ def _kept(folder: Path, stem: str) -> bytes | None:
 
 
 def _keep(folder: Path, card: ModelCard, stem: str, suffix: str, data: bytes) -> Path | None:
-    """Write what is to be kept, in place of what was kept of other weights or versions; where, None where nobody lets us."""
+    """Write what is to be kept, and remove what was used longest ago where that is one too many; where, None where nobody lets us."""
     name = f"{stem}-{_short(data)}{suffix}"
     for place in _places(folder):
         try:
@@ -158,12 +185,11 @@ def _keep(folder: Path, card: ModelCard, stem: str, suffix: str, data: bytes) ->
                 with suppress(FileExistsError):
                     place.mkdir()
                 _write(place, name, data)
-                for path in place.glob(f"{stem.partition('-')[0]}-*"):
-                    if path.name != name:
-                        path.unlink(missing_ok=True)
+                _prune(place, name, FEW)
             else:
                 place.mkdir(parents=True, exist_ok=True)
                 _write(place, name, data)
+                _prune(place, name, MANY, MOST_BYTES)
         except (OSError, LandsegError):
             continue
         return place
@@ -182,3 +208,23 @@ def _write(place: Path, name: str, data: bytes) -> None:
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+def _prune(place: Path, name: str, most: int, most_bytes: float = math.inf) -> None:
+    """Remove what was used longest ago, down to so many files of so many bytes, but neither `name` nor what is in use.
+
+    Whoever runs a conversion holds it in memory, and one that is gone is made again: processes need not wait for each other here, and one
+    that is killed leaves some for the next.
+    """
+    found = []
+    for path in place.iterdir():
+        if _OWN.fullmatch(path.name):
+            with suppress(OSError):  # another process has just removed it
+                facts = path.stat()
+                found.append((path.name == name, facts.st_mtime, facts.st_size, path))
+    total = 0
+    for count, (is_new, used, size, path) in enumerate(sorted(found, reverse=True), 1):
+        total += size
+        if not is_new and (count > most or total > most_bytes) and time.time() - used > _IN_USE_S:
+            with suppress(OSError):
+                path.unlink()

@@ -65,17 +65,18 @@ class Ensemble:
         return np.asarray(self.logits(images).argmax(1), np.uint8)
 
 
-def load_engine(models: Sequence[Path], device: str = "auto", engine: str = "auto") -> Engine:
+def load_engine(models: Sequence[Path], device: str = "auto", engine: str = "auto", precision: str = "32") -> Engine:
     """Load one model, or several as an ensemble.
 
     Args:
         models: Run folders, model folders or exported ones.
         device: auto | cpu | cuda | cuda:1 | mps.
         engine: auto | torch | onnx | openvino. ``auto`` is torch on a GPU and ONNX Runtime on a CPU, for networks that can be converted.
+        precision: 32 | bf16 | 16, as `TorchEngine` takes it; below 32, ``auto`` is torch on a CPU too.
 
     Raises:
         LandsegError: None is named, no model there, models of an ensemble that differ in classes or bands, an engine that is not installed
-            or does not run on that device, or one that was asked for and cannot run the network.
+            or does not run on that device or in that precision, or one that was asked for and cannot run the network.
     """
     if not models:
         raise LandsegError("MODEL", "nothing is named", "a run folder or a model folder", "name at least one")
@@ -84,8 +85,13 @@ def load_engine(models: Sequence[Path], device: str = "auto", engine: str = "aut
             f"predict.engine={engine}", f"predict.device={device}", "the CPU, where this engine runs",
             "--set predict.device=cpu, or --set predict.engine=torch",
         )  # fmt: skip
-    chosen = engine if engine != "auto" else "onnx" if _is_cpu(device) else "torch"
-    engines = [_load(find_model(path), device, chosen, is_free=engine == "auto") for path in models]
+    if precision != "32" and engine in ("onnx", "openvino"):
+        raise LandsegError(
+            f"predict.precision={precision}", f"predict.engine={engine}, which computes in 32 bits", "torch, which computes in fewer",
+            "--set predict.precision=32, or --set predict.engine=torch",
+        )  # fmt: skip
+    chosen = engine if engine != "auto" else "onnx" if precision == "32" and _is_cpu(device) else "torch"
+    engines = [_load(find_model(path), device, chosen, precision, is_free=engine == "auto") for path in models]
     first = engines[0].card
     for path, one in zip(models, engines, strict=True):
         for what in ("class_names", "bands", "dtype"):
@@ -97,7 +103,7 @@ def load_engine(models: Sequence[Path], device: str = "auto", engine: str = "aut
     return engines[0] if len(engines) == 1 else Ensemble(engines)
 
 
-def _load(folder: Path, device: str, engine: str, *, is_free: bool) -> Engine:
+def _load(folder: Path, device: str, engine: str, precision: str, *, is_free: bool) -> Engine:
     """One model on one engine; `is_free`: on another where that one cannot run it."""
     card = load_card(folder)
     if card.exported is not None:
@@ -105,9 +111,12 @@ def _load(folder: Path, device: str, engine: str, *, is_free: bool) -> Engine:
             raise LandsegError(
                 f"predict.device={device}", f"{folder} is an exported model", "the CPU, where it runs", "--set predict.device=auto"
             )
+        if precision != "32":
+            needed = "32: its network computes as it was exported"
+            raise LandsegError("predict.precision", f"{precision}, of the exported model {folder}", needed, "--set predict.precision=32")
         return _exported(folder, card, card.exported.runtime if is_free else engine)
     if engine == "torch":
-        return _on_torch(folder, device)
+        return _on_torch(folder, device, precision)
     card, weights = read_model(folder)
     try:
         return _on_runtime(folder, card, weights, engine)
@@ -115,16 +124,16 @@ def _load(folder: Path, device: str, engine: str, *, is_free: bool) -> Engine:
         if not is_free:
             raise
         log.info("%s: PyTorch runs it, which takes longer: %s: %s", folder, error.what, error.found)
-        return _on_torch(folder, device)
+        return _on_torch(folder, device, precision)
 
 
-def _on_torch(folder: Path, device: str) -> Engine:
+def _on_torch(folder: Path, device: str, precision: str) -> Engine:
     # Imported here, as all engines are: torch takes seconds to load, and a model that has been converted does without.
     from landseg.network.checkpoint import load_model
     from landseg.network.torch_engine import TorchEngine, choose_device
 
     place = choose_device(device, "predict.device")
-    return TorchEngine(*load_model(folder), place)
+    return TorchEngine(*load_model(folder), place, precision)
 
 
 def _on_runtime(folder: Path, card: ModelCard, weights: bytes, engine: str) -> Engine:

@@ -16,15 +16,15 @@ RUNTIME = f"ONNX Runtime {onnxruntime.__version__}"
 IMAGE, LOGITS = "image", "logits"
 """What a converted network takes and gives."""
 
-_REFUSED = (
-    raised.Fail,
-    raised.InvalidArgument,
-    raised.InvalidGraph,
-    raised.InvalidProtobuf,
-    raised.NotImplemented,
-    raised.RuntimeException,
+_REFUSED: tuple[type[Exception], ...] = (
+    *(kind for kind in vars(raised).values() if isinstance(kind, type) and issubclass(kind, Exception)),
+    *(RuntimeError, ValueError, MemoryError),
 )
-"""What ONNX Runtime raises for a network that it cannot run: damaged, of a later standard, with an operator that it lacks."""
+"""What ONNX Runtime raises for a network that it cannot run: damaged, of a later standard, with an operator that it lacks, or whose ends
+have other names. Its own are each an `Exception` and nothing between, and versions differ in which there are."""
+
+
+_UNREADABLE: tuple[type[Exception], ...] = (*_REFUSED, OSError)
 
 
 def open_onnx(source: Path | bytes, card: ModelCard, *, is_decoded: bool, lanes: int | None = None) -> LaneEngine:
@@ -42,8 +42,12 @@ def open_onnx(source: Path | bytes, card: ModelCard, *, is_decoded: bool, lanes:
     return LaneEngine(onnx_run(source), card, RUNTIME, is_decoded=is_decoded, lanes=lanes)
 
 
-def onnx_run(source: Path | bytes) -> Run:
+def onnx_run(source: Path | bytes, output: str = LOGITS) -> Run:
     """A converted network as a function that several threads may call at once.
+
+    Args:
+        source: The converted network, or the file that holds it.
+        output: The name of what it gives.
 
     Raises:
         LandsegError: ONNX Runtime cannot run it.
@@ -57,7 +61,7 @@ def onnx_run(source: Path | bytes) -> Run:
     try:
         content = source.read_bytes() if isinstance(source, Path) else source
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except (*_REFUSED, OSError) as error:
+    except _UNREADABLE as error:
         what = source if isinstance(source, Path) else "the converted network"
         raise LandsegError(
             what, f"{RUNTIME} cannot run it ({first_line(error)})", "a network of operators that it has",
@@ -66,7 +70,7 @@ def onnx_run(source: Path | bytes) -> Run:
 
     def run(images: np.ndarray) -> np.ndarray:
         try:
-            return np.asarray(session.run([LOGITS], {IMAGE: images})[0])
+            return np.asarray(session.run([output], {IMAGE: images})[0])
         except _REFUSED as error:  # memory that runs out, mostly
             raise failed(RUNTIME, images, error) from error
 

@@ -53,6 +53,25 @@ def require_openvino() -> Any:
     return openvino
 
 
+def refusals() -> tuple[type[Exception], ...]:
+    """What OpenVINO raises for a network that it cannot take: those of its readers of files are no `RuntimeError`, as all others are.
+
+    Raises:
+        LandsegError: OpenVINO is not installed or too old.
+    """
+    readers = getattr(require_openvino(), "frontend", None)
+    own = () if readers is None else vars(readers).values()
+    return (RuntimeError, MemoryError, *(kind for kind in own if isinstance(kind, type) and issubclass(kind, Exception)))
+
+
+def reason(error: Exception) -> str:
+    """Why OpenVINO does not take a network, on one line, without the places in its own source that its messages begin with."""
+    lines = [line.strip(" -") for line in str(error).splitlines()]
+    return first_line(RuntimeError(" ".join(line for line in lines if line and not line.startswith(_ITS_OWN)) or str(error)))
+
+
+_ITS_OWN = ("Exception from ", "Check '", "FrontEnd API failed", "Summary:", "To facilitate ")
+
 _INSTALL = "pip install -U landseg[openvino], or --set predict.engine=onnx"
 
 
@@ -62,7 +81,7 @@ def openvino_run(source: Path | bytes) -> Run:
     Raises:
         LandsegError: OpenVINO is not installed, too old, or cannot run the network.
     """
-    openvino = require_openvino()
+    openvino, refused = require_openvino(), refusals()
     # One thread a request, as many requests as lanes ask for, in full precision: bfloat16, its default where a processor has it, moves
     # classes. As many requests are made as threads ask at once; they are kept, because threads come and go and compiling takes seconds.
     settings = {
@@ -71,10 +90,10 @@ def openvino_run(source: Path | bytes) -> Run:
     try:
         core = openvino.Core()
         model = core.read_model(str(source)) if isinstance(source, Path) else core.read_model(source, b"")
-    except RuntimeError as error:
+    except refused as error:
         what = source if isinstance(source, Path) else "the converted network"
         raise LandsegError(
-            what, f"{runtime()} cannot run it ({first_line(error)})", "a network of operators that it has",
+            what, f"{runtime()} cannot run it ({reason(error)})", "a network of operators that it has",
             "--set predict.engine=onnx, or a later version: pip install -U openvino",
         ) from error  # fmt: skip
     idle: list[Any] = []  # taking from a list, and giving back, is safe among threads
@@ -86,7 +105,7 @@ def openvino_run(source: Path | bytes) -> Run:
             except IndexError:
                 request = core.compile_model(model, "CPU", settings).create_infer_request()
             found = np.array(request.infer({0: images})[0])
-        except RuntimeError as error:
+        except refused as error:
             raise failed(runtime(), images, error) from error
         idle.append(request)
         return found

@@ -23,14 +23,9 @@ _KINDS = ("Conv", "ConvTranspose", "MatMul", "Gemm", "Add", "Mul", "Relu", "Clip
 """Operators that ONNX Runtime's CPU provider computes in 8 bits, and those between them that then need not leave them."""
 
 # What ONNX Runtime, and the quantiser in Python on top of it, raise for a network that they cannot take.
-_REFUSED = (
-    raised.Fail,
-    raised.InvalidArgument,
-    raised.InvalidGraph,
-    raised.NotImplemented,
-    raised.RuntimeException,
-    RuntimeError,
-    ValueError,
+_REFUSED: tuple[type[Exception], ...] = (
+    *(kind for kind in vars(raised).values() if isinstance(kind, type) and issubclass(kind, Exception)),
+    *(RuntimeError, ValueError, MemoryError),
 )
 
 _CPUINFO = Path("/proc/cpuinfo")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -15,15 +17,30 @@ from landseg.network.sizes import STRIDE, fitted_shape
 _TRAVELS_AS = {"uint16": "int32", "uint32": "float32", "uint64": "float32", "float64": "float32"}
 
 
+_BITS = {"bf16": torch.bfloat16, "16": torch.float16}
+
+
 class TorchEngine:
-    """A network run by PyTorch on one device: a batch at a time, by all cores together."""
+    """A network run by PyTorch on one device: a batch at a time, by all cores together.
+
+    Args:
+        network: In evaluation mode.
+        card: What the model is.
+        device: Where it runs.
+        precision: ``32``, or ``bf16`` or ``16``: then the layers that bear it compute in 16 bits, as in training; weights stay as they are.
+
+    Raises:
+        LandsegError: The device does not compute so.
+    """
 
     lanes = 1
 
-    def __init__(self, network: Network, card: ModelCard, device: torch.device) -> None:
+    def __init__(self, network: Network, card: ModelCard, device: torch.device, precision: str = "32") -> None:
         self.card = card
-        self.runtime = f"torch {torch.__version__} on {device.type}"
+        self.runtime = f"torch {torch.__version__} on {device.type}{'' if precision == '32' else f' in {precision}'}"
         self.device = device
+        self._dtype = _BITS.get(precision)
+        _require_precision(precision, device)
         self._network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
     def logits(self, images: np.ndarray, scale: float = 1.0) -> np.ndarray:
@@ -38,7 +55,26 @@ class TorchEngine:
 
     def _logits(self, images: np.ndarray, scale: float = 1.0) -> Tensor:
         # The two factors as one: an image is resampled once, from all of its pixels.
-        return full_size_logits(self._network, to_tensor(images, self.device), self.card.factor * scale)
+        with self._fewer_bits():
+            logits = full_size_logits(self._network, to_tensor(images, self.device), self.card.factor * scale)
+        if self._dtype is torch.float16 and not bool(logits.isfinite().all()):
+            raise LandsegError(
+                "predict.precision=16", "logits beyond its range, which ends at 65,504", "bf16, whose range is float32's, or 32",
+                "--set predict.precision=bf16",
+            )  # fmt: skip
+        return logits
+
+    def _fewer_bits(self) -> AbstractContextManager[object]:
+        return nullcontext() if self._dtype is None else torch.autocast(self.device.type, self._dtype)
+
+
+def _require_precision(precision: str, device: torch.device) -> None:
+    is_gpu = device.type == "cuda" and (precision != "bf16" or torch.cuda.is_bf16_supported())
+    if not (precision == "32" or is_gpu or (precision == "bf16" and device.type == "cpu")):
+        raise LandsegError(
+            "predict.precision", f"{precision} on {device.type}", "16, or bf16 where it has it, on an NVIDIA GPU; bf16 on a CPU",
+            "--set predict.precision=32",
+        )  # fmt: skip
 
 
 def choose_device(name: str, key: str) -> torch.device:

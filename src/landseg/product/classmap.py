@@ -1,4 +1,4 @@
-"""A class raster as parcels are made of it: its values strip by strip, what each is called, and how sure it is. It writes nothing."""
+"""A class raster as parcels are made of it: its values strip by strip, what each is called, and how likely it is. It writes nothing."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ STRIP_PIXELS = 1 << 24
 """Pixels read at a time; bounds memory, changes no result."""
 
 CONFIDENCE_STEPS = 200
-"""What a confidence raster of uint8 counts as certain. Source: the contract, 0–200 = 0–100 %."""
+"""What a raster of confidences or probabilities of uint8 counts as certain. Source: the contract, 0–200 = 0–100 %."""
 
-_FRACTIONS = 1_000_000
-"""Confidences of float rasters are rounded to millionths, so that their sums are exact in any order."""
+FRACTIONS = 1_000_000
+"""Fractions of float rasters are rounded to millionths, so that their sums are exact in any order."""
 
 
 class ClassMap:
@@ -50,16 +50,22 @@ class ClassMap:
         Raises:
             LandsegError: The raster is damaged, or a value is no class id.
         """
-        for window in _windows(self.grid, rows, Path(self.path).name):
-            image, valid = self._scene.read(window, [1])
-            values = image[:, :, 0]
-            strange = valid & ((values < 0) | (values > NOTHING))
-            if strange.any():
-                found = f"the value {values[strange][0]}"
-                raise LandsegError(
-                    self.path, found, f"class ids 0 to {NOTHING - 1}", "give the classes such ids, or state its nodata value"
-                )
-            yield np.where(valid, values, NOTHING).astype(np.uint8)
+        for window in windows(self.grid, rows, Path(self.path).name):
+            yield self.read(window)
+
+    def read(self, window: Window) -> np.ndarray:
+        """(height, width) uint8 class ids of a window, `NOTHING` where there is no class.
+
+        Raises:
+            LandsegError: The raster is damaged, or a value is no class id.
+        """
+        image, valid = self._scene.read(window, [1])
+        values = image[:, :, 0]
+        strange = valid & ((values < 0) | (values > NOTHING))
+        if strange.any():
+            found = f"the value {values[strange][0]}"
+            raise LandsegError(self.path, found, f"class ids 0 to {NOTHING - 1}", "give the classes such ids, or state its nodata value")
+        return np.where(valid, values, NOTHING).astype(np.uint8)
 
     def classes(self, values: np.ndarray) -> dict[int, LandClass]:
         """Class id → its name and colour, for the ids among `values` ((N,) uint8) and those that the raster names.
@@ -102,23 +108,63 @@ def open_classes(path: str | Path) -> Iterator[ClassMap]:
 
 def confidence_beside(path: str | Path) -> Path | None:
     """``<stem>_confidence.tif`` that lies beside ``<stem>_classes.tif``; None where there is none."""
+    return _beside(path, "confidence")
+
+
+def probabilities_beside(path: str | Path) -> Path | None:
+    """``<stem>_probabilities.tif`` that lies beside ``<stem>_classes.tif``; None where there is none."""
+    return _beside(path, "probabilities")
+
+
+def _beside(path: str | Path, what: str) -> Path | None:
     place = Path(path)
-    beside = place.with_name(f"{place.stem.removesuffix('_classes')}_confidence.tif")
+    beside = place.with_name(f"{place.stem.removesuffix('_classes')}_{what}.tif")
     return beside if beside != place and beside.is_file() else None
 
 
-def read_confidence(path: Path, grid: Grid) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """A confidence raster strip by strip.
+class Fractions:
+    """An open raster of fractions on the grid of a class raster; made by `open_fractions`.
+
+    Attributes:
+        path: Of the file.
+        names: What it calls its bands; None where it does not.
+    """
+
+    def __init__(self, path: Path, scene: Scene, what: str) -> None:
+        self.path, self.names, self._scene, self._what = path, tuple(band.name for band in scene.about), scene, what
+        self._is_float = np.dtype(scene.dtype).kind == "f"
+
+    def read(self, window: Window, band: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """A window of a band, counted from 1.
+
+        Returns:
+            (height, width) int64 in millionths, 0 where unknown; (height, width) bool, where it is known.
+
+        Raises:
+            LandsegError: The file is damaged, or has other values.
+        """
+        image, valid = self._scene.read(window, [band])
+        values = image[:, :, 0]
+        if not self._is_float:
+            valid &= values != NOTHING
+        top = 1 if self._is_float else CONFIDENCE_STEPS
+        if (valid & ((values < 0) | (values > top))).any():
+            found = f"values beyond {top}"
+            raise LandsegError(self.path, found, f"0 to {top}", f"make it again with predict --{self._what}, or move it away")
+        return np.rint(np.where(valid, values, 0).astype(np.float64) * (FRACTIONS / top)).astype(np.int64), valid
+
+
+@contextmanager
+def open_fractions(path: Path, grid: Grid, what: str) -> Iterator[Fractions]:
+    """Open a raster that lies beside a class raster.
 
     Args:
         path: uint8 in half per cent, or fractions 0..1 as float.
         grid: Of the class raster, which must be its own too.
-
-    Yields:
-        The first row; (rows, width) int64 confidence in millionths, 0 where unknown; (rows, width) bool, where it is known.
+        what: The option of `predict` that makes it: ``confidence`` or ``probabilities``.
 
     Raises:
-        LandsegError: It is damaged, lies elsewhere, or has other values.
+        LandsegError: It is damaged, lies elsewhere, or is of another type.
     """
     with open_scene(path, is_stored=True) as scene:
         if scene.grid.shape != grid.shape or not scene.grid.transform.almost_equals(grid.transform, abs(grid.transform.a) * 1e-6 + 1e-12):
@@ -127,29 +173,37 @@ def read_confidence(path: Path, grid: Grid) -> Iterator[tuple[int, np.ndarray, n
         if scene.grid.crs != grid.crs:
             found = "no CRS" if scene.grid.crs is None else scene.grid.crs.to_string()[:60]
             raise LandsegError(path, found, "the CRS of the class raster", "make both together, or move it away")
-        is_float = np.dtype(scene.dtype).kind == "f"
-        if scene.bands != 1 or not (is_float or scene.dtype == "uint8"):
-            raise LandsegError(
-                path, f"{scene.bands} bands of {scene.dtype}", f"one of uint8, 0–{CONFIDENCE_STEPS}, or of fractions", "move it away"
-            )
-        top = 1 if is_float else CONFIDENCE_STEPS
-        for window in _windows(grid, None, path.name):
-            image, valid = scene.read(window)
-            values = image[:, :, 0]
-            if not is_float:
-                valid &= values != NOTHING
-            if (valid & ((values < 0) | (values > top))).any():
-                raise LandsegError(path, f"values beyond {top}", f"0 to {top}", "make it again with predict --confidence, or move it away")
-            shares = np.rint(np.where(valid, values, 0).astype(np.float64) * (_FRACTIONS / top)).astype(np.int64)
-            yield window.row, shares, valid
+        is_fit = np.dtype(scene.dtype).kind == "f" or scene.dtype == "uint8"
+        if not is_fit or (what == "confidence" and scene.bands != 1):
+            needed = f"{'one' if what == 'confidence' else 'one a class'} of uint8, 0–{CONFIDENCE_STEPS}, or of fractions"
+            raise LandsegError(path, f"{scene.bands} bands of {scene.dtype}", needed, "move it away")
+        yield Fractions(path, scene, what)
+
+
+def read_confidence(path: Path, grid: Grid) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """A confidence raster strip by strip.
+
+    Args:
+        path: As `open_fractions` takes it.
+        grid: Of the class raster.
+
+    Yields:
+        The first row; (rows, width) int64 confidence in millionths, 0 where unknown; (rows, width) bool, where it is known.
+
+    Raises:
+        LandsegError: It is damaged, lies elsewhere, or has other values.
+    """
+    with open_fractions(path, grid, "confidence") as confidence:
+        for window in windows(grid, None, path.name):
+            yield window.row, *confidence.read(window)
 
 
 def fraction(total: np.ndarray, count: np.ndarray) -> np.ndarray:
     """Mean confidence 0..1 from sums in millionths and counts; NaN where nothing was counted."""
-    return np.where(count > 0, total / np.maximum(count, 1) / _FRACTIONS, np.nan)
+    return np.where(count > 0, total / np.maximum(count, 1) / FRACTIONS, np.nan)
 
 
-def _windows(grid: Grid, rows: int | None, name: str) -> Iterator[Window]:
+def windows(grid: Grid, rows: int | None, name: str) -> Iterator[Window]:
     """Strips of the grid from top to bottom, with a bar."""
     step = rows or max(1, STRIP_PIXELS // grid.width)
     windows = [Window(row, 0, min(step, grid.height - row), grid.width) for row in range(0, grid.height, step)]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -87,18 +87,22 @@ class Contacts(NamedTuple):
     length: np.ndarray
 
 
-def find_runs(strips: Iterable[np.ndarray], height: int, width: int) -> Runs:
-    """The runs of a class raster.
+def find_runs(
+    strips: Iterable[np.ndarray], height: int, width: int, nothing: int = NOTHING, dtype: type[np.integer[Any]] = np.uint8
+) -> Runs:
+    """The runs of a class raster, or of one of labels.
 
     Args:
-        strips: (rows, width) uint8 each, from top to bottom, together `height` rows.
+        strips: (rows, width) of `dtype` each, from top to bottom, together `height` rows.
         height: Rows of the raster.
         width: Columns of the raster.
+        nothing: The value of the frame.
+        dtype: np.uint8, or np.int32 for labels.
     """
     framed_width, row = width + 2, 1
-    starts, values = [np.zeros(1, np.int64)], [np.full(1, NOTHING, np.uint8)]
+    starts, values = [np.zeros(1, np.int64)], [np.full(1, nothing, dtype)]
     for strip in strips:
-        framed = np.full((len(strip), framed_width), NOTHING, np.uint8)
+        framed = np.full((len(strip), framed_width), nothing, dtype)
         framed[:, 1:-1] = strip
         begins = np.ones(framed.shape, bool)
         np.not_equal(framed[:, 1:], framed[:, :-1], out=begins[:, 1:])
@@ -109,7 +113,7 @@ def find_runs(strips: Iterable[np.ndarray], height: int, width: int) -> Runs:
     if row != height + 1:
         raise ValueError(f"{row - 1} rows came of {height}")
     starts.append(np.array([row * framed_width]))
-    values.append(np.full(1, NOTHING, np.uint8))
+    values.append(np.full(1, nothing, dtype))
     return Runs(np.concatenate(starts), np.concatenate(values), height + 2, framed_width)
 
 

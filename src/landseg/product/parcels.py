@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,9 @@ from landseg.core.errors import LandsegError
 from landseg.core.files import human_bytes
 from landseg.core.grid import Grid
 from landseg.core.machine import memory
-from landseg.product.classmap import confidence_beside, fraction, open_classes, read_confidence
+from landseg.product.classmap import ClassMap, confidence_beside, fraction, open_classes, read_confidence
 from landseg.product.components import NOTHING, OUTSIDE, Runs, find_runs, label
+from landseg.product.instances import Divided, divide
 from landseg.product.outlines import Outlines, trace
 from landseg.product.smoothing import STEPS, border_length, smooth
 from landseg.product.specks import Areas, merge
@@ -67,6 +69,7 @@ class Parcels:
         crs: Of the polygons.
         specks: How many areas were given to their neighbours.
         picture: (H, W) uint8 class ids, `NOTHING` where there is none: the parcels' pixels as a picture of the size that was asked for.
+        divided: What became of the pixels of the class that keeps parcels apart; None where none does.
     """
 
     polygons: np.ndarray
@@ -78,6 +81,7 @@ class Parcels:
     crs: CRS
     specks: int
     picture: np.ndarray | None = None
+    divided: Divided | None = None
 
     def area_by_class(self) -> dict[str, float]:
         """Class name → m², of every class that the raster names or has."""
@@ -92,9 +96,10 @@ def outline(
     tolerance_m: float = 0.0,
     is_smooth: bool = False,
     picture: tuple[int, int] | None = None,
+    instances: str | None = None,
     rows: int | None = None,
 ) -> Parcels:
-    """The parcels of a class raster: its areas of one class, connected by pixel edges.
+    """The parcels of a class raster: its areas of one class, connected by pixel edges; or its objects, where a class keeps them apart.
 
     Args:
         path: Class ids 0..254 in one band of whole numbers; 255 and nodata are no class and stay empty.
@@ -103,6 +108,7 @@ def outline(
             raster's middle; 0 keeps the pixels' edges. Where parcels end at nothing, the border stays as it is.
         is_smooth: Borders between parcels lose their stairs, as `smoothing` says, before they are simplified.
         picture: Height and width of a picture of the parcels that is wanted too.
+        instances: Name of the class that lies between parcels, as `instances` says; None where all classes are parcels.
         rows: Read at a time; changes no result.
 
     Raises:
@@ -111,18 +117,14 @@ def outline(
     """
     with open_classes(path) as source:
         grid, crs = source.grid, source.crs
-        runs = find_runs(source.strips(rows), *grid.shape)
-        if len(runs.start) > _MOST_RUNS:
-            raise LandsegError(path, f"{len(runs.start):,} stretches of one class", f"{_MOST_RUNS:,} at most", "cut it, or filter it first")
-        classes = source.classes(runs.value)
-    _require_memory(path, f"{len(runs.start):,} stretches of one class", len(runs.start) * _LABEL_BYTES)
-    labels, count = label(runs)
-    values = np.empty(count, np.uint8)
-    values[labels[runs.value != NOTHING]] = runs.value[runs.value != NOTHING]
+        found = _connected(source, rows) if instances is None else _objects(source, instances, rows)
+    runs, labels, values = found.runs, found.labels, found.values
+    count = len(values)
     if min_area_m2 > 0 and count:
-        labels, values = _without_specks(runs, labels, values, grid, min_area_m2)
+        labels, values = _without_specks(found, grid, min_area_m2)
     merged, specks = runs.with_labels(labels), count - len(values)
-    del runs, labels
+    classes, divided = found.classes, found.divided
+    del runs, labels, found
     need = len(merged.start) * (_RUN_BYTES + (_SIMPLIFYING_BYTES if tolerance_m > 0 else 0)) + len(values) * _PARCEL_BYTES
     _require_memory(path, f"{len(values):,} parcels", need)
     if tolerance_m > 0 and len(values):
@@ -133,7 +135,55 @@ def outline(
     beside = confidence_beside(path)
     confidence = None if beside is None else _confidence(merged, len(values), beside, grid)
     area, perimeter = polygon_measures(polygons, crs)
-    return Parcels(polygons, values, area, perimeter, confidence, classes, crs, specks, shown)
+    return Parcels(polygons, values, area, perimeter, confidence, classes, crs, specks, shown, divided)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Areas of a class raster: runs, (N,) int32 label of each, (K,) uint8 class of each label, and what classes and dividers there are."""
+
+    runs: Runs
+    labels: np.ndarray
+    values: np.ndarray
+    classes: dict[int, LandClass]
+    divided: Divided | None = None
+
+
+def _connected(source: ClassMap, rows: int | None) -> _Found:
+    """Areas of one class that are connected by pixel edges.
+
+    Raises:
+        LandsegError: There are too many of them.
+    """
+    runs = find_runs(source.strips(rows), *source.grid.shape)
+    _require_fit(source.path, len(runs.start))
+    classes = source.classes(runs.value)
+    labels, count = label(runs)
+    values = np.empty(count, np.uint8)
+    values[labels[runs.value != NOTHING]] = runs.value[runs.value != NOTHING]
+    return _Found(runs, labels, values, classes)
+
+
+def _objects(source: ClassMap, name: str, rows: int | None) -> _Found:
+    """Areas of one class that the class of this name keeps apart.
+
+    Raises:
+        LandsegError: There is no such class, the probabilities beside the raster do not fit it, or memory is short.
+    """
+    runs, values, present, divided = divide(source, name, rows, partial(_require_memory, source.path))
+    _require_fit(source.path, len(runs.start))
+    return _Found(runs, runs.value, values, source.classes(present), divided)
+
+
+def _require_fit(path: str, count: int) -> None:
+    """Refuse more runs than can be numbered, or than memory holds.
+
+    Raises:
+        LandsegError: There are.
+    """
+    if count > _MOST_RUNS:
+        raise LandsegError(path, f"{count:,} stretches of one class", f"{_MOST_RUNS:,} at most", "cut it, or filter it first")
+    _require_memory(path, f"{count:,} stretches of one class", count * _LABEL_BYTES)
 
 
 def _require_memory(path: str | Path, found: str, need: int) -> None:
@@ -150,8 +200,9 @@ def _require_memory(path: str | Path, found: str, need: int) -> None:
         )  # fmt: skip
 
 
-def _without_specks(runs: Runs, labels: np.ndarray, values: np.ndarray, grid: Grid, min_area_m2: float) -> tuple[np.ndarray, np.ndarray]:
+def _without_specks(found: _Found, grid: Grid, min_area_m2: float) -> tuple[np.ndarray, np.ndarray]:
     """Labels of runs and classes of labels when small areas have been given away."""
+    runs, labels, values = found.runs, found.labels, found.values
     areas = pixel_area_m2(grid)
     unit = float(areas.values.mean()) / _AREA_UNITS
     inside = labels != OUTSIDE
@@ -162,7 +213,8 @@ def _without_specks(runs: Runs, labels: np.ndarray, values: np.ndarray, grid: Gr
     frame = pixel_frame_m(grid)
     wide, high = (float(np.hypot(*frame[:, i])) for i in (0, 1))
     limit = min(int(np.ceil(min_area_m2 / unit)), 2**62)
-    renewed, left = merge(runs.with_labels(labels), Areas(size, values, seat), limit, (high, wide))
+    given = Areas(size, values, seat)
+    renewed, left = merge(runs.with_labels(labels), given, limit, (high, wide), are_instances=found.divided is not None)
     return np.where(inside, renewed[labels], OUTSIDE).astype(np.int32), left.value
 
 

@@ -2,7 +2,8 @@
 
 The smallest goes first: an area below the limit joins the neighbour with which it has the longest common border (of several, the largest,
 of those the first), once it is smaller than each neighbour that is too small as well. All that may go at once do, which is one *round*.
-Neighbours of one class that meet so are one area from then on. What has no neighbour stays, however small: no ground is lost.
+Neighbours of one class that meet so are one area from then on, where areas are what is connected; instances stay apart. What has no
+neighbour stays, however small: no ground is lost.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class _Borders(NamedTuple):
     length: np.ndarray
 
 
-def merge(runs: Runs, areas: Areas, limit: int, pixel: tuple[float, float]) -> tuple[np.ndarray, Areas]:
+def merge(runs: Runs, areas: Areas, limit: int, pixel: tuple[float, float], *, are_instances: bool = False) -> tuple[np.ndarray, Areas]:
     """Give every area smaller than `limit` to a neighbour.
 
     Args:
@@ -49,6 +50,7 @@ def merge(runs: Runs, areas: Areas, limit: int, pixel: tuple[float, float]) -> t
         areas: What the labels stand for.
         limit: In the unit of ``areas.size``.
         pixel: Height and width of a pixel, in one unit: what a border's length is measured by.
+        are_instances: Areas of one class may touch, and those that come to touch stay apart.
 
     Returns:
         (N,) int32: the new label of each; and the areas that are left.
@@ -57,12 +59,12 @@ def merge(runs: Runs, areas: Areas, limit: int, pixel: tuple[float, float]) -> t
     if not (areas.size < limit).any():
         return new, areas
     borders = _borders(runs, areas.size < limit, pixel)
-    for group, left, rest in progress(_rounds(areas, borders, limit), "merging specks", unit="rounds"):
+    for group, left, rest in progress(_rounds(areas, borders, limit, are_instances), "merging specks", unit="rounds"):
         new, areas, borders = group[new], left, rest
     return new, areas
 
 
-def _rounds(areas: Areas, borders: _Borders, limit: int) -> Iterator[tuple[np.ndarray, Areas, _Borders]]:
+def _rounds(areas: Areas, borders: _Borders, limit: int, are_instances: bool = False) -> Iterator[tuple[np.ndarray, Areas, _Borders]]:
     """New label of each area, the areas and their borders after each round."""
     while True:
         small = areas.size < limit
@@ -70,7 +72,7 @@ def _rounds(areas: Areas, borders: _Borders, limit: int) -> Iterator[tuple[np.nd
         borders = _Borders(*(item[touches] for item in borders))
         if not len(borders.low):
             return
-        source, target, joined = _choices(areas, borders, small)
+        source, target, joined = _choices(areas, borders, small, are_instances)
         value = areas.value.copy()
         value[source] = areas.value[target]
         group = join(len(small), joined)
@@ -84,7 +86,7 @@ def _rounds(areas: Areas, borders: _Borders, limit: int) -> Iterator[tuple[np.nd
         yield group, areas, borders
 
 
-def _choices(areas: Areas, borders: _Borders, small: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _choices(areas: Areas, borders: _Borders, small: np.ndarray, are_instances: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Who goes this round, to whom, and all pairs that become one area by it ((2, M))."""
     rank = np.zeros(len(small), np.int64)
     who = np.flatnonzero(small)
@@ -105,7 +107,7 @@ def _choices(areas: Areas, borders: _Borders, small: np.ndarray) -> tuple[np.nda
     first[1:] = source[1:] != source[:-1]
     value = areas.value.copy()
     value[source[first]] = areas.value[target[first]]
-    same = first | (value[source] == areas.value[target])
+    same = first if are_instances else first | (value[source] == areas.value[target])
     return source[first], target[first], np.stack([source[same], target[same]])
 
 

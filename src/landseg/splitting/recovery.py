@@ -9,7 +9,7 @@ import itertools
 import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -24,9 +24,12 @@ from landseg.core.errors import LandsegError
 from landseg.core.files import write_text
 from landseg.core.grid import Grid
 from landseg.core.progress import one_core_a_thread, parallel_map, progress
+from landseg.data.archive import DamagedEntry
 from landseg.data.copies import find_copies, signature
 from landseg.data.dataset import Dataset
 from landseg.data.pack import TileStore
+from landseg.data.places import gdal_name
+from landseg.data.tiles import UnreadableTile, read_bytes
 from landseg.splitting.neighbours import GAP, Edge, find_neighbours, from_places
 from landseg.splitting.overlaps import find_overlaps
 from landseg.splitting.scenes import assemble
@@ -174,11 +177,15 @@ def _grids_of(dataset: Dataset, store: TileStore) -> list[Grid] | None:
 
 def _read_grid(path: Path) -> Grid | None:
     import rasterio  # GDAL takes a third of a second to load, and most tiles are JPEG and PNG
+    from rasterio.io import MemoryFile
 
     try:
-        with rasterio.open(path) as source:
+        with ExitStack() as stack:
+            name = gdal_name(path)
+            opened = rasterio.open(name) if name is not None else stack.enter_context(MemoryFile(read_bytes(path))).open()
+            source = stack.enter_context(opened)
             grid = Grid(source.height, source.width, source.transform, source.crs)
-    except rasterio.errors.RasterioError:
+    except (rasterio.errors.RasterioError, UnreadableTile, DamagedEntry, OSError):
         return None
     return grid if grid.is_georeferenced else None
 

@@ -119,7 +119,7 @@ class Loop:
         entries = [task.store.entries[i] for i in task.val]
         self._val_tiles = sum(entry.height * entry.width for entry in entries) / (self.batches.shape[0] * self.batches.shape[1])
         self.at = Position()
-        self.monitor = Monitor(recipe, task.store, self.device, self.batches.count, self.watch, self.batches.where)
+        self.monitor = Monitor(recipe, task.store, self.device, self.batches.count, self.watch, lambda: self.batches.where)
         self.interruption = Interruption(is_shared=not self.ranks.is_alone)
 
     @property

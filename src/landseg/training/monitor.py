@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -50,19 +50,19 @@ class Monitor:
         device: Where it computes.
         batches: Steps an epoch.
         watch: What times the run's kinds of work.
-        residency: Where the tiles lie: device, host or disk.
+        residency: Says where the tiles lie by now: device, host or disk. They may leave the device for want of memory.
 
     Attributes:
         pace: Where the time goes.
     """
 
     def __init__(
-        self, recipe: Recipe, store: TileStore, device: torch.device, batches: int, watch: Stopwatch, residency: str = "disk"
+        self, recipe: Recipe, store: TileStore, device: torch.device, batches: int, watch: Stopwatch, residency: Callable[[], str]
     ) -> None:
         train, data = recipe.train, recipe.data
         batch = train.step_tiles
         about = (device.type, batch, store.is_mapped, data.pack, data.workers, machine.cores(), train.validate_every, train.save_minutes)
-        self.pace, self._watch = Pace(Situation(*about, residency), watch), watch
+        self.pace, self._watch, self._residency = Pace(Situation(*about, residency()), watch), watch, residency
         self._epochs, self._batches, self._device, self._now = None if train.minutes else train.epochs, batches, device, watch.now
         self._loss, self._steps = torch.zeros((), device=device), 0
         self._logged_at = self._shown_at = watch.now()
@@ -164,7 +164,7 @@ class Monitor:
         self._shown_at = self._now()
         if not self._panel.is_up:
             return
-        found = self.pace.bottleneck()
+        found = self._bottleneck()
         # Where reading it costs nothing, the loss is as new as the step; elsewhere as old as the last line.
         loss = self.mean_loss() if self._steps and self._device.type == "cpu" else next(reversed(self._losses), None)
         self._view = replace(
@@ -190,10 +190,14 @@ class Monitor:
         loss, speed = values.get("train/loss", math.nan), values.get("speed/images_per_s", 0)
         numbers = at.epoch + 1, total, at.step, loss, values["train/lr"], speed, left
         log.info("epoch %d%s  step %d  loss %.4f  lr %.2g  %.1f images/s  %s left", *numbers, extra=ON_PANEL)
-        found: Bottleneck | None = self.pace.bottleneck()
+        found = self._bottleneck()
         if found is not None and found.kind != self._said:
             self._said = found.kind
             log.info("bottleneck: %s", found.words, extra=ON_PANEL)
+
+    def _bottleneck(self) -> Bottleneck | None:
+        self.pace.situation = replace(self.pace.situation, residency=self._residency())
+        return self.pace.bottleneck()
 
     def _end(self) -> None:
         summary = self.pace.summary()

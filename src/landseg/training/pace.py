@@ -93,10 +93,13 @@ class Pace:
     Args:
         situation: What remedies depend on.
         watch: What times the kinds; whoever spends the time has it too.
+
+    Attributes:
+        situation: As it is by now: who knows of a change sets it.
     """
 
     def __init__(self, situation: Situation, watch: Stopwatch) -> None:
-        self.watch, self._situation = watch, situation
+        self.watch, self.situation = watch, situation
         self._recent: deque[tuple[Spent, float | None]] = deque()
         self._all = Spent()
 
@@ -150,7 +153,7 @@ class Pace:
         uses = [(use, spent.total_s) for spent, use in self._recent if use is not None and spent.total_s > 0]
         weight = sum(seconds for _, seconds in uses)
         gpu_use = sum(use * seconds for use, seconds in uses) / weight if weight else None
-        return bottleneck(sum((spent for spent, _ in self._recent), Spent()), self._all, self._situation, gpu_use)
+        return bottleneck(sum((spent for spent, _ in self._recent), Spent()), self._all, self.situation, gpu_use)
 
 
 def bottleneck(recent: Spent, whole: Spent, situation: Situation, gpu_use: float | None = None) -> Bottleneck | None:

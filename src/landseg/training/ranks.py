@@ -362,8 +362,13 @@ def _require_one(settings: TrainConfig) -> None:
     if isinstance(settings.devices, int) and settings.devices > 1:
         raise LandsegError(
             "train.devices", f"{settings.devices}, but this is one process", "as many as that, which torchrun starts",
-            f"the command `landseg train` starts them itself; a script of your own: torchrun --nproc-per-node {settings.devices} SCRIPT",
+            f"the command `landseg train` starts them itself; a script of your own: {_torchrun(settings.devices)} SCRIPT",
         )  # fmt: skip
+
+
+def _torchrun(here: int | str, machines: int = 1) -> str:
+    """The command that starts so many."""
+    return " ".join(["torchrun", *processes.torchrun_options(int(here), max(1, machines))])
 
 
 def _require_fitting(settings: TrainConfig, device: torch.device, count: int, here: int) -> None:
@@ -371,7 +376,7 @@ def _require_fitting(settings: TrainConfig, device: torch.device, count: int, he
     if settings.devices not in (1, "auto", here):
         raise LandsegError(
             "train.devices", f"{settings.devices}, but torchrun started {here} on this machine", "the same number",
-            f"--set train.devices={here}, or torchrun --nproc-per-node {settings.devices}",
+            f"--set train.devices={here}, or {_torchrun(settings.devices, count // here)}",
         )  # fmt: skip
     if count % here:
         raise LandsegError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -194,17 +194,14 @@ def score_map(map_path: str, reference: str, config: ScoreConfig, *, require: st
     if config.class_column is not None and are_rasters:
         raise LandsegError("score.class_column", f"{config.class_column}, of two rasters", "a vector layer", "leave it out")
     found: ObjectScores | None = None
-    pixels, spans = _score_pixels(map_path, reference, config) if are_rasters else (None, {})
-    if are_rasters and not config.objects:
-        result = ScoredMap(map_path, reference, None, pixels, spans, {"map": (), "reference": ()}, ())
-    else:
+    result = _score_pixels(map_path, reference, config) if are_rasters else ScoredMap(map_path, reference, None, None, {}, {}, ())
+    if not are_rasters or config.objects:
         sources = _read(map_path, reference, config.class_column)
         matching = match_classes(*sources, config.only, config.classes)
         sides = on_one_plane(*sources, matching, (config.map_extent, config.reference_extent))
         found = score_objects(*sides, matching.names, config.tolerance_m or _tolerance(sources), config.block_m)
-        unmatched = {"map": matching.only_map, "reference": matching.only_reference}
         notes = tuple(_notes(sources, matching, found))
-        result = ScoredMap(map_path, reference, found, pixels, spans, unmatched, notes, places[0] if places else None)
+        result = replace(result, objects=found, unmatched=_unmatched(matching), notes=notes, out=places[0] if places else None)
         if places:
             _write_objects(places[0], sources, found)
     if places:
@@ -226,7 +223,7 @@ def _tolerance(sources: Sequence[Source]) -> float:
     return next((TOLERANCE_PX * source.resolution_m for source in sources if source.resolution_m), TOLERANCE_M)
 
 
-def _score_pixels(map_path: str, reference: str, config: ScoreConfig) -> tuple[Scores, dict[str, Interval | None]]:
+def _score_pixels(map_path: str, reference: str, config: ScoreConfig) -> ScoredMap:
     """Scores of pixels over the classes of both rasters, and their intervals from blocks of ground."""
     ours, theirs = classes_of(map_path), classes_of(reference)
     matching = match_classes(ours, theirs, None, config.classes)
@@ -239,7 +236,23 @@ def _score_pixels(map_path: str, reference: str, config: ScoreConfig) -> tuple[S
     if not found.any():
         needed = "two rasters of the same ground"
         raise LandsegError(reference, f"no pixel of {map_path} has a class in both", needed, "check the CRS and the place of both files")
-    return scores(found.sum(0), names), intervals(found, names)
+    notes = tuple(_pixel_notes(matching, is_whole=config.classes is None))
+    return ScoredMap(map_path, reference, None, scores(found.sum(0), names), intervals(found, names), _unmatched(matching), notes)
+
+
+def _unmatched(matching: Matching) -> dict[str, tuple[str, ...]]:
+    return {"map": matching.only_map, "reference": matching.only_reference}
+
+
+def _pixel_notes(matching: Matching, *, is_whole: bool) -> list[str]:
+    """What a reader of pixels' scores alone must know; `is_whole`: all classes of both are scored."""
+    said = []
+    if matching.only_map:
+        end = "so that all their pixels are wrong" if is_whole else "and score.classes does not name them: their pixels are left out"
+        said.append(f"not in the reference, {end}: {', '.join(matching.only_map)}")
+    if matching.only_reference:
+        said.append(f"not in the map, so that all their pixels are missed: {', '.join(matching.only_reference)}")
+    return said
 
 
 def _numbered(values: dict[int | None, int]) -> dict[int, int]:

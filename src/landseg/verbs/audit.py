@@ -21,7 +21,9 @@ from landseg.data.audit_page import write_page
 from landseg.data.dataset import FILE, Dataset, open_dataset, read_info, walk
 from landseg.data.gathering import gather
 from landseg.data.labels import label_rules
+from landseg.data.places import is_there
 from landseg.data.settling import first_rules
+from landseg.data.sink import Sink
 from landseg.data.survey import Problem
 from landseg.data.tiles import SUFFIXES
 
@@ -80,7 +82,7 @@ def audit(data: str | Path, *, classes: str | None = None, out: str | Path | Non
             subject = _of_dataset(folder)
         else:
             rasters = Path(stack.enter_context(TemporaryDirectory(prefix="landseg-audit-")))
-            subject = _of_tree(folder, listed, target, rasters)
+            subject = _of_tree(folder, listed, target, Sink(rasters))
         try:
             target.mkdir(parents=True, exist_ok=True)  # better told now than after minutes of decoding
         except OSError as error:
@@ -103,7 +105,7 @@ def _of_dataset(folder: Path) -> Subject:
     """A dataset folder; one that `open_dataset` refuses for its tiles' sake is looked at as far as it goes."""
     info = read_info(folder)
     dataset = Dataset(folder, info)
-    if not dataset.image_folder.is_dir():
+    if not is_there(dataset.image_folder):
         open_dataset(folder)  # for its words
     images, clashes = _files(dataset.image_folder)
     clashes += [f"{name}: {reason}" for name, reason in info.left_out.items() if images.pop(name, None)]
@@ -139,7 +141,7 @@ def _files(folder: Path) -> tuple[dict[str, Path], list[str]]:
     return dict(sorted(found.items())), clashes
 
 
-def _of_tree(folder: Path, listed: ClassList, target: Path, rasters: Path) -> Subject:
+def _of_tree(folder: Path, listed: ClassList, target: Path, rasters: Sink) -> Subject:
     """A folder that is not prepared yet, as `prepare` would read it; where content leaves open which files are labels, names decide."""
     try:
         gathered = gather([folder], None, listed, rasters=rasters, leave=target.resolve())

@@ -170,7 +170,7 @@ def evaluate(
     from landseg.network.engine import load_engine
 
     folders = [find_model(path) for path in paths]
-    engine = load_engine(folders, predict.device, predict.engine)
+    engine = load_engine(folders, predict.device, predict.engine, predict.precision)
     _require_fit(engine, dataset, store, paths[0])
     passes = []
     ways = _ways(engine, paths, folders, augmentation)

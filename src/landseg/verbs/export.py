@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +17,15 @@ from landseg.core.files import human_bytes, refuse_existing, write_bytes, write_
 from landseg.core.settings import PredictConfig
 from landseg.network import exported
 from landseg.network.card import CARD, ModelCard, find_model, load_card
-from landseg.network.metadata import INPUT, OUTPUT, PROBABILITIES, deepness_keys, own_keys, page, qgis_edge
+from landseg.network.metadata import PROBABILITIES, deepness_keys, own_keys, page, qgis_edge
 from landseg.network.stac import mlm_item
 from landseg.verbs.int8 import Quantised, Tiles, find_tiles
 from landseg.verbs.int8 import measured as measured_int8
 
 if TYPE_CHECKING:
     from landseg.network.build import Network
+
+log = logging.getLogger("landseg")
 
 FORMATS = ("onnx", "openvino")
 
@@ -156,7 +161,7 @@ def _openvino(new: Path, folder: Path, scratch: Path) -> None:
     Raises:
         LandsegError: OpenVINO is not installed or too old, it cannot be converted, or OpenVINO computes something else.
     """
-    from landseg.network.openvino_engine import openvino_run, require_openvino
+    from landseg.network.openvino_engine import openvino_run, reason, refusals, require_openvino
 
     try:
         openvino = require_openvino()
@@ -174,12 +179,13 @@ def _openvino(new: Path, folder: Path, scratch: Path) -> None:
         for key, value in own_keys(card, _overlap(card)).items():
             made.set_rt_info(value, ["landseg", key.removeprefix("landseg_")])
         openvino.save_model(made, str(new / exported.XML), compress_to_fp16=False)
-    except RuntimeError as error:  # what OpenVINO raises for an operator that it lacks, and for all else
+    except refusals() as error:
         raise LandsegError(
-            folder, f"OpenVINO {openvino.__version__.partition('-')[0]} does not take it ({' '.join(str(error).split())[:160]})",
-            "a network of operators that it has", "export it with --to onnx, or install a newer OpenVINO",
+            folder, f"OpenVINO {openvino.__version__.partition('-')[0]} does not take it ({reason(error)})",
+            "a network of operators that it has", _NOT_OPENVINO,
         ) from error  # fmt: skip
-    prove(network, card, openvino_run(new / exported.XML), f"{folder} (OpenVINO)", is_decoded=False)
+    with _advised(_NOT_OPENVINO):
+        prove(network, card, openvino_run(new / exported.XML), f"{folder} (OpenVINO)", is_decoded=False)
     _describe(new, card, "openvino", openvino.__version__, None)
 
 
@@ -193,11 +199,21 @@ def _converted(folder: Path) -> tuple[Network, ModelCard, bytes]:
     from landseg.network.convert import convert
 
     network, card = load_model(folder)
-    try:
+    log.info("%s: converting it to ONNX, and comparing what both give: seconds, or a minute for a large network", folder)
+    with _advised("it runs in landseg alone; another network or encoder can be exported"):
         return network, card, convert(network, card, is_decoded=False)
+
+
+_NOT_OPENVINO = "export it with --to onnx, or install a newer OpenVINO: pip install -U openvino"
+
+
+@contextmanager
+def _advised(do: str, what: str | None = None) -> Iterator[None]:
+    """Within, what `network` says of a runtime (of `what`, if that is given) ends in advice for who exports; its own is for predicting."""
+    try:
+        yield
     except LandsegError as error:
-        advice = "it runs in landseg alone; another network or encoder can be exported"
-        raise LandsegError(error.what, error.found, error.needed, advice) from error
+        raise LandsegError(what or error.what, error.found, error.needed, do) from error
 
 
 def _describe(new: Path, card: ModelCard, runtime: exported.Runtime, version: str, measured: Quantised | None) -> None:
@@ -217,16 +233,14 @@ def _require_same(data: bytes, qgis: bytes, card: ModelCard, edge: int) -> None:
     """Run both networks on one square, as QGIS's plugin would.
 
     Raises:
-        LandsegError: The one for QGIS gives other classes.
+        LandsegError: The one for QGIS gives other classes, or ONNX Runtime cannot run one of them.
     """
-    import onnxruntime
-
-    def run(network: bytes, output: str, images: np.ndarray) -> np.ndarray:
-        session = onnxruntime.InferenceSession(network, providers=["CPUExecutionProvider"])
-        return np.asarray(session.run([output], {INPUT: images})[0])
+    from landseg.network.onnx_engine import onnx_run
 
     image = np.random.default_rng(0).integers(0, 256, (1, len(card.bands), edge, edge)).astype(np.float32)
-    logits, probabilities = run(data, OUTPUT, image), run(qgis, PROBABILITIES, image / np.float32(255))
+    do = f"free memory for {edge} × {edge} pixels, or a later version: pip install -U onnxruntime; --to openvino writes no such file"
+    with _advised(do, exported.QGIS):
+        logits, probabilities = onnx_run(data)(image), onnx_run(qgis, PROBABILITIES)(image / np.float32(255))
     share = float((logits.argmax(1) == probabilities.argmax(1)).mean())
     if share < _EQUAL:
         raise LandsegError(

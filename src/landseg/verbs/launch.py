@@ -53,9 +53,7 @@ def torchrun(words: Sequence[str], count: int) -> list[str]:
         raise LandsegError(
             "train.devices", f"{count}, but torch here knows no other process", "a torch with torch.distributed", "leave it 1"
         )
-    # By the loopback's name: else they look each other up by the machine's own, which not every machine can, and wait for minutes.
-    here = ["--standalone", "--local-addr", "localhost", "--nproc-per-node", str(count)]
-    return [sys.executable, "-m", "torch.distributed.run", *here, "-m", "landseg", *words]
+    return [sys.executable, "-m", "torch.distributed.run", *processes.torchrun_options(count), "-m", "landseg", *words]
 
 
 def _gpus(device: str) -> int:

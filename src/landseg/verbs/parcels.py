@@ -13,6 +13,7 @@ from landseg.core.files import refuse_existing, require_writable, write_text
 from landseg.core.qgis import parcel_style
 from landseg.product.backdrop import read_backdrop
 from landseg.product.classmap import open_classes
+from landseg.product.instances import Divided, class_id
 from landseg.product.layers import format_of, write
 from landseg.product.map_frame import frame_of
 from landseg.product.map_page import is_map, write_map
@@ -31,6 +32,7 @@ class Outlined:
         area_m2: Class name → ground area.
         specks: Areas smaller than asked for that were given to their neighbours.
         has_confidence: Whether a confidence raster lay beside the class raster.
+        divided: What became of the class that keeps parcels apart; None where none was named.
     """
 
     out: Path
@@ -40,6 +42,7 @@ class Outlined:
     area_m2: dict[str, float]
     specks: int
     has_confidence: bool
+    divided: Divided | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The document of ``--json``."""
@@ -51,6 +54,7 @@ class Outlined:
             "area_m2": self.area_m2,
             "specks": self.specks,
             "confidence": self.has_confidence,
+            **({} if self.divided is None else {"instances": self.divided.as_json()}),
         }
 
     def as_text(self) -> str:
@@ -60,6 +64,8 @@ class Outlined:
         lines += [f"  {area / 1e4:14,.2f} ha {area / total:7.2%}  {name}" for name, area in self.area_m2.items() if total]
         if self.specks:
             lines.append(f"  {self.specks:,} specks were given to their neighbours")
+        if self.divided is not None:
+            lines.append(f"  {self.divided.as_text()}")
         lines.append(f"  look at it: {self.page}")
         return "\n".join(lines)
 
@@ -72,6 +78,7 @@ def parcels(
     tolerance_m: float = 0.0,
     smooth: bool = False,
     scene: str | Path | None = None,
+    instances: str | None = None,
     overwrite: bool = False,
 ) -> Outlined:
     """Make polygons of a class raster: a valid coverage, without gaps or overlaps.
@@ -88,14 +95,17 @@ def parcels(
             keeps its area. Then they are simplified, by a quarter of a pixel at least.
         scene: What the page shows beneath the parcels: the scene that the map was made of, or another of the same ground, of any grid and
             CRS.
+        instances: Name of the class that was learnt to lie between parcels, ``boundary`` as `prepare` draws it: touching parcels of one
+            class are then several, and its own pixels go to the parcels beside them. Where ``<stem>_probabilities.tif`` lies beside
+            ``<stem>_classes.tif``, its probability decides, else its pixels. None makes parcels of all classes as they are.
         overwrite: Replace an earlier result.
 
     Returns:
         What was made.
 
     Raises:
-        LandsegError: The raster is no class raster or has no place on the globe, the ending names no format, `scene` is no raster of
-            the same ground, or `out` exists or cannot be written.
+        LandsegError: The raster is no class raster or has no place on the globe, it has no class `instances`, the ending names no
+            format, `scene` is no raster of the same ground, or `out` exists or cannot be written.
     """
     target = Path(out)
     for option, value in (("--min-area-m2", min_area_m2), ("--tolerance-m", tolerance_m)):
@@ -110,15 +120,18 @@ def parcels(
             raise LandsegError(path, "it is a folder", "the path of a file", f"for example --out {path / 'parcels.gpkg'}")
     with open_classes(classes) as source:  # what is no class raster is refused before a folder is made
         frame = frame_of(source.grid)
+        if instances is not None:
+            class_id(source, instances)
     require_writable(target)
     backdrop = None if scene is None else read_backdrop(str(scene), frame)
-    made = outline(classes, min_area_m2=min_area_m2, tolerance_m=tolerance_m, is_smooth=smooth, picture=frame.shape)
+    made = outline(classes, min_area_m2=min_area_m2, tolerance_m=tolerance_m, is_smooth=smooth, picture=frame.shape, instances=instances)
     provenance = {
         "software": f"landseg {__version__}",
         "source": Path(classes).name,
         "min_area_m2": f"{min_area_m2:g}",
         "tolerance_m": f"{tolerance_m:g}",
         "smooth": "yes" if smooth else "no",
+        **({} if made.divided is None else {"instances": f"{made.divided.name}, by {made.divided.probabilities or 'its pixels'}"}),
     }
     write(target, made, provenance)
     write_text(style, parcel_style(made.classes.values()))
@@ -127,13 +140,14 @@ def parcels(
         "Class map": provenance["source"],
         **({} if scene is None else {"Ground": Path(scene).name}),
         "Layer": target.name,
+        **({} if made.divided is None else {"Parcels": f"kept apart by {provenance['instances']}"}),
         "Specks below": f"{min_area_m2:g} m²" if min_area_m2 else "kept",
         "Borders": ("smoothed" if smooth else "along pixels") + (f", simplified by {tolerance_m:g} m" if tolerance_m else ""),
         "CRS": made.crs.to_string()[:200],
         "Areas": "on the ellipsoid of the CRS",
     }
     write_map(page, made, frame, title=Path(classes).stem.removesuffix("_classes"), made_of=made_of, backdrop=backdrop)
-    return Outlined(target, style, page, len(made.polygons), made.area_by_class(), made.specks, made.confidence is not None)
+    return Outlined(target, style, page, len(made.polygons), made.area_by_class(), made.specks, made.confidence is not None, made.divided)
 
 
 def _refuse_inputs(target: Path, style: Path, page: Path, classes: str | Path) -> None:

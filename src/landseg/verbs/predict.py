@@ -15,6 +15,7 @@ from landseg.core.settings import PredictConfig, Recipe
 from landseg.data.bands import numbers_only
 from landseg.data.dataset import FILE, open_dataset
 from landseg.data.inputs import find_inputs
+from landseg.data.places import is_zipped
 from landseg.inference.plan import Choices
 from landseg.inference.scenes import SceneMap, is_scene, predict_scenes
 from landseg.inference.tta import require_known
@@ -118,7 +119,7 @@ def predict(
     if not (target / BEGUN).exists():
         # --overwrite replaces a prediction, not a stranger's folder.
         refuse_existing(target, overwrite=overwrite and (target / FINISHED).exists())
-    engine = load_engine(_paths(model), chosen.device, chosen.engine)
+    engine = load_engine(_paths(model), chosen.device, chosen.engine, chosen.precision)
     done = predict_tiles(
         engine,
         tiles,
@@ -139,7 +140,7 @@ def _predict_scenes(
 ) -> Predicted:
     from landseg.network.engine import load_engine
 
-    engine = load_engine(models, chosen.device, chosen.engine)
+    engine = load_engine(models, chosen.device, chosen.engine, chosen.precision)
     step, workers = (_GPU_WINDOWS, 1) if _is_on_gpu(engine) else (1, engine.lanes if engine.lanes > 1 else None)
     maps = predict_scenes(
         engine, scenes, out, choices, overlay=overlay, tta=tta, fingerprint=_fingerprint(engine), overwrite=overwrite, step=step,
@@ -223,7 +224,8 @@ def _keep_apart(target: Path, sources: Sequence[Path]) -> None:
         # Beside the images of a dataset folder there is room for predictions, among them there is none.
         folder = open_dataset(path).image_folder if (path / FILE).is_file() else path
         images = folder.resolve()
-        if images.is_dir() and (place.is_relative_to(images) or images.is_relative_to(place)):
+        is_folder = images.is_dir() or (path.is_dir() and is_zipped(images))
+        if is_folder and (place.is_relative_to(images) or images.is_relative_to(place)):
             where = "it lies inside the input" if place.is_relative_to(images) else "it holds the input"
             raise LandsegError(target, f"{where} {path}", "class maps apart from the images", "choose another --out")
 

@@ -1,7 +1,8 @@
 """Prepare: anything that holds tiles or scenes → a dataset folder.
 
-Zips are unpacked into the result; folders are referred to, not copied, where they can be; scenes are cut. No label file is rewritten: what
-mends it is a rule in `dataset.yaml`, by which it is read. It does not look for duplicates or leaks: `audit` does.
+Zips are unpacked into the result; folders are referred to, not copied, where they can be; scenes are cut. With `pack` the result holds no
+tile files: zips are referred to too, and what is cut or gathered goes into a zip of images and one of labels. No label file is rewritten:
+what mends it is a rule in `dataset.yaml`, by which it is read. It does not look for duplicates or leaks: `audit` does.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from landseg.core.settings import CutConfig, Recipe
 from landseg.data.archive import is_zip
 from landseg.data.burn import SUFFIXES as VECTORS
 from landseg.data.cutting import BANDS, CutSet, Meaning, check_scenes, cut_scenes, meaning_of
-from landseg.data.dataset import Dataset, DatasetInfo
+from landseg.data.dataset import Dataset, DatasetInfo, open_dataset
 from landseg.data.gathering import Gathered, gather
+from landseg.data.pack import open_tiles
 from landseg.data.pairing import RASTERS as SCENES
 from landseg.data.pairing import LabelFiles, SceneFile, find_labels, find_scenes, is_remote, pair
 from landseg.data.settling import Settled, settle
@@ -50,6 +52,8 @@ def prepare(
     resolution: float | None = None,
     class_column: str | None = None,
     background: str | None = None,
+    boundary: float | None = None,
+    pack: bool = False,
     recipe: str | Path | Recipe | None = None,
     settings: Sequence[str] = (),
     overwrite: bool = False,
@@ -72,6 +76,9 @@ def prepare(
         resolution: True metres a pixel to which scenes are resampled while they are cut, whatever their CRS; None keeps their own.
         class_column: The column of vector layers that names the class.
         background: The class that lies where the labels of a scene say nothing; ``ignore``, or None, leaves that unlabelled.
+        boundary: Draw the outlines of vector labels, so wide in true metres (one pixel of the tiles at least), as a last class named
+            ``boundary``, so that touching objects of one class can be told apart; `data.boundary` says which pixels.
+        pack: Write the store that trains at once, and no tile as a file of its own.
         recipe: Its section `cut` says which bands and which tiles of scenes are kept.
         settings: ``key=value`` each, over the recipe.
         overwrite: Replace the dataset in `out`. It stands until the new one has been checked.
@@ -88,21 +95,24 @@ def prepare(
     named = [sources] if isinstance(sources, str | Path) else list(sources)
     if tile is not None:
         asked = _Asked(
-            [str(source) for source in named], None if labels is None else str(labels), tile, resolution, class_column, background, mend
-        )
-        return _from_scenes(asked, Path(out), read_classes(classes) if classes is not None else ClassList(), config, overwrite)
-    _refuse_scenes(named, labels, {"--resolution": resolution, "--class-column": class_column, "--background": background})
+            [str(source) for source in named], None if labels is None else str(labels), tile, resolution, class_column, background, mend,
+            boundary,
+        )  # fmt: skip
+        listed = read_classes(classes) if classes is not None else ClassList()
+        return _from_scenes(asked, Staging(Path(out), pack), listed, config, overwrite)
+    options = {"--resolution": resolution, "--class-column": class_column, "--background": background, "--boundary": boundary}
+    _refuse_scenes(named, labels, options)
     given = [Path(source) for source in named]
     listed = read_classes(classes) if classes is not None else ClassList()
     target, label_source = Path(out), Path(labels) if labels is not None else None
     everything = [*given, *([label_source] if label_source else [])]
     _check_sources(everything, target)
     is_new = claim(target, overwrite=overwrite)
-    work = Staging(target)
+    work = Staging(target, pack)
     try:
         roots = [work.enter(source) for source in everything]
         label_root = roots.pop() if label_source else None
-        gathered = gather(roots, label_root, listed, rasters=work.staging.resolve() / "labels", leave=target.resolve(), shown=work.shown)
+        gathered = gather(roots, label_root, listed, rasters=work.sink, leave=target.resolve(), shown=work.shown)
         found = gathered.found
         settled = settle(
             found.images, found.labels, gathered.listed, mend=mend, shown=work.shown, source=_quoted(given), is_drawn=gathered.is_drawn
@@ -131,7 +141,7 @@ def prepare(
         if told is error:
             raise
         raise told from error
-    return prepared
+    return _packed(prepared, pack)
 
 
 @dataclass(frozen=True)
@@ -145,10 +155,12 @@ class _Asked:
     column: str | None
     background: str | None
     mend: bool
+    boundary: float | None = None
 
 
-def _from_scenes(asked: _Asked, out: Path, listed: ClassList, config: CutConfig, overwrite: bool) -> Prepared:
+def _from_scenes(asked: _Asked, work: Staging, listed: ClassList, config: CutConfig, overwrite: bool) -> Prepared:
     """Cut scenes into tiles; everything that can be refused is refused before the first tile."""
+    out = work.out
     _check_asked(asked, listed, out)
     labels = find_labels(asked.labels, out) if asked.labels is not None else LabelFiles()
     scenes, meaning = find_scenes(asked.sources, labels, out), None
@@ -156,18 +168,19 @@ def _from_scenes(asked: _Asked, out: Path, listed: ClassList, config: CutConfig,
     alone: list[SceneFile] = []
     if asked.labels is not None:
         scenes, alone = pair(scenes, labels)
-        meaning = meaning_of(labels, listed, column=asked.column, background=asked.background, mend=asked.mend)
+        meaning = meaning_of(labels, listed, column=asked.column, background=asked.background, mend=asked.mend, boundary_m=asked.boundary)
     check_scenes(scenes, config)
     is_new = claim(out, overwrite=overwrite)
-    work = Staging(out)
     try:
-        done = cut_scenes(scenes, meaning, work.staging, size=asked.tile, resolution_m=asked.resolution, config=config)
+        with work.sink as sink:
+            done = cut_scenes(scenes, meaning, sink, size=asked.tile, resolution_m=asked.resolution, config=config)
         prepared = _cut_summary(out, done, meaning, [item.path for item in alone])
         _say(prepared)
         work.commit(
             DatasetInfo(
                 name=out.resolve().name,
-                labels=None if meaning is None else "labels",
+                images=sink.name("images"),
+                labels=None if meaning is None else sink.name("labels"),
                 classes=() if meaning is None else meaning.classes,
                 bands=done.bands,
                 scaling=prepared.scaling,
@@ -180,6 +193,13 @@ def _from_scenes(asked: _Asked, out: Path, listed: ClassList, config: CutConfig,
         if told is error:
             raise
         raise told from error
+    return _packed(prepared, work.is_packed)
+
+
+def _packed(prepared: Prepared, pack: bool) -> Prepared:
+    """With the store written, where it is asked for; the data set stands by now, and whoever reads it first goes on with the store."""
+    if pack:
+        open_tiles(open_dataset(prepared.dataset))
     return prepared
 
 
@@ -215,10 +235,12 @@ def _check_asked(asked: _Asked, listed: ClassList, out: Path) -> None:
         raise LandsegError("--tile", f"{asked.tile}", "16 to 8192 pixels", "choose another, e.g. --tile 256")
     if asked.resolution is not None and not 0 < asked.resolution < 1e6:
         raise LandsegError("--resolution", f"{asked.resolution:g}", "metres a pixel above 0", "choose another, e.g. --resolution 0.3")
+    if asked.boundary is not None and not 0 < asked.boundary < 1e6:
+        raise LandsegError("--boundary", f"{asked.boundary:g}", "metres above 0", "choose another, e.g. --boundary 5")
     if not asked.sources:
         raise LandsegError("SOURCE", "none given", "at least one scene", "name one")
     _check_places([*asked.sources, *([] if asked.labels is None else [asked.labels])], out)
-    if asked.labels is None and (listed.classes or asked.column or asked.background):
+    if asked.labels is None and (listed.classes or asked.column or asked.background or asked.boundary):
         raise LandsegError("--labels", "none given", "the labels of these scenes", "name a raster of class ids or a vector layer")
     for source in asked.sources:
         if not is_remote(source) and is_zip(Path(source)):

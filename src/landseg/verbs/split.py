@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from landseg.core.errors import LandsegError
-from landseg.data.dataset import Dataset, open_dataset
+from landseg.data.dataset import FILE, Dataset, open_dataset
 from landseg.data.pack import TileStore, open_tiles
+from landseg.data.places import is_zipped
 from landseg.splitting.assignment import (
     Placed,
     Split,
@@ -124,6 +125,8 @@ def split(
     chosen = by or ("scene" if groups is None else "group")
     dataset = open_dataset(Path(data))
     dataset.require_labels("a split")
+    if lists:
+        _require_files(dataset)
     if chosen == "file":
         _refuse_idle("--by file", draw)
         return _by_file(dataset, groups, name, lists=lists, overwrite=overwrite)
@@ -329,6 +332,16 @@ def _write_page(
         bands=dataset.info.bands, notes=notes, is_georeferenced=found.is_georeferenced,
     )  # fmt: skip
     return write_scene_page(split_path(dataset, name).with_suffix(".html"), picture, store.image)
+
+
+def _require_files(dataset: Dataset) -> None:
+    """Refuse lists of tiles in a zip, which PaddleX and PaddleSeg cannot open."""
+    for place in (dataset.image_folder, dataset.label_folder):
+        if place is not None and is_zipped(place):
+            raise LandsegError(
+                "--lists", f"tiles lie in {place}", "files, for PaddleX and PaddleSeg open no zips",
+                f"unpack it and name the folder in {dataset.folder / FILE}, or prepare the data set without --pack",
+            )  # fmt: skip
 
 
 def _write_lists(dataset: Dataset, name: str, placed: Sequence[Placed]) -> list[Path]:

@@ -109,11 +109,18 @@ def train(
     fingerprint = _fingerprint(store, chosen, dataset)
     if resume:
         _refuse_other(folder, resolved, fingerprint)
-    started = ["torchrun", "--nproc-per-node", str(processes.here()), "-m"] if resolved.train.devices == 1 < processes.count() else []
     hint = go_on or shlex.join(
-        [*started, "landseg", "train", str(data), "--out", str(folder), *(["--split", split] if split else []), "--resume"]
+        [*_starter(resolved), "landseg", "train", str(data), "--out", str(folder), *(["--split", split] if split else []), "--resume"]
     )
     return _train(folder, dataset, store, parts, resolved, fingerprint, resume=resume, go_on=hint)
+
+
+def _starter(recipe: Recipe) -> list[str]:
+    """What stands before the command where torchrun started this process, and `train.devices` would not start as many again."""
+    here, count = processes.here(), processes.count()
+    if count == 1 or (count == here and recipe.train.devices != 1):
+        return []
+    return ["torchrun", *processes.torchrun_options(here, count // here), "-m"]
 
 
 def _train(

@@ -1,0 +1,1 @@
+"""What files of tests set up alike. `pyproject.toml` puts `tests` on their path."""
