@@ -4,7 +4,7 @@
 
 For each seed a farmland of touching fields is invented (`landseg.data.fields`): scenes to train on, and others elsewhere, taken on the same
 days, that no network sees. Small networks are trained alike, one on background and field, and one on background, field and boundary for
-each width of its line (`prepare --boundary`); they predict the unseen scenes with probabilities. Parcels are made in three ways: `plain` of
+each width of its line (`cut.boundary_m`); they predict the unseen scenes with probabilities. Parcels are made in three ways: `plain` of
 the first map, `boundary` of another as it is (the boundary's pixels belong to no field), `instances` of that with
 `parcels(..., instances="boundary")`. All are scored against the planted fields by `evaluate --against`. FOLDER keeps everything: the same
 call again goes on, and prints the table.
@@ -78,7 +78,7 @@ def maps_of(folder: Path, seed: int, width_m: float | None, options: argparse.Na
     if not (data / "splits").exists():
         landseg.prepare(
             [str(train_on / "*.tif")], data, labels=train_on / "*.geojson", classes=CLASSES, class_column="class_name",
-            background="background", tile=TILE, boundary=width_m, overwrite=data.exists(),
+            background="background", tile=TILE, settings=[] if width_m is None else [f"cut.boundary_m={width_m}"], overwrite=data.exists(),
         )  # fmt: skip
         landseg.split(data, by="scene", val=1 / options.scenes, seed=seed)
     if not (run / "model" / "model.json").exists() or not (run / "done").exists():

@@ -1,4 +1,4 @@
-"""Touching fields from polygons to parcels: what a network that makes no mistake would say, from `prepare --boundary` to `evaluate`."""
+"""Touching fields from polygons to parcels: what a network that makes no mistake would say, from `cut.boundary_m` to `evaluate`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_planted_fields_come_back_from_their_boundary(tmp_path: Path) -> None:
         data = tmp_path / f"data-{width_m}"
         landseg.prepare(
             scene, data, labels=truth, classes=f"background,{FIELD}", class_column="class_name", background="background", tile=256,
-            boundary=width_m,
+            settings=[] if width_m is None else [f"cut.boundary_m={width_m}"],
         )  # fmt: skip
         (label,) = data.glob("labels/*/*.tif")  # one tile: a class raster of the whole scene
         landseg.parcels(label, out=data / "parcels.gpkg", min_area_m2=160, instances=None if width_m is None else "boundary")

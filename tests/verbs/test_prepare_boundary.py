@@ -1,4 +1,4 @@
-"""`prepare --boundary`: outlines are the last class, on the tiles' own grid, and everything else stays as it is without."""
+"""`cut.boundary_m`: outlines are the last class, on the tiles' own grid, and everything else stays as it is without."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def make(farmland: Path, out: Path, **options: Any) -> Any:
 
 
 def test_outlines_are_the_last_class_and_nothing_else_changes(farmland: Path, tmp_path: Path) -> None:
-    plain, made = make(farmland, tmp_path / "plain"), make(farmland, tmp_path / "made", boundary=4.0)
+    plain, made = make(farmland, tmp_path / "plain"), make(farmland, tmp_path / "made", settings=["cut.boundary_m=4"])
     assert plain.classes == ("background", "field") and made.classes == ("background", "field", "boundary")
     info = open_dataset(tmp_path / "made").info
     assert [item.name for item in info.classes] == list(made.classes) and len({item.colour for item in info.classes}) == 3
@@ -63,7 +63,9 @@ def test_outlines_are_drawn_on_coarse_tiles_and_not_resampled_away(tmp_path: Pat
     names = np.array(["wheat", "wheat", "maize"], object)
     layer = tmp_path / "l.gpkg"
     pyogrio.raw.write(layer, shapely.to_wkb(np.array(fields)), [names], ["crop"], crs="EPSG:32650", geometry_type="Polygon")
-    made = prepare(tmp_path / "a.tif", tmp_path / "d", labels=layer, class_column="crop", tile=16, resolution=8.0, boundary=1.0)
+    made = prepare(
+        tmp_path / "a.tif", tmp_path / "d", labels=layer, class_column="crop", tile=16, resolution=8.0, settings=["cut.boundary_m=1"]
+    )
     assert made.classes == ("maize", "wheat", "boundary") and made.pairs == 4
     found = labels_of(tmp_path / "d")
     whole = np.block([[found[f"a/{row:04d}_{col:04d}"] for col in range(2)] for row in range(2)])
@@ -75,13 +77,13 @@ def test_its_colour_is_no_other_class_s(farmland: Path, tmp_path: Path) -> None:
     classes = tmp_path / "classes.yaml"
     taken = COLOURS[0]
     classes.write_text(f"- {{id: 0, name: background, colour: '{taken}'}}\n- {{id: 1, name: field, colour: '#00ff00'}}\n", encoding="utf-8")
-    make(farmland, tmp_path / "d", boundary=4.0, classes=classes)
+    make(farmland, tmp_path / "d", settings=["cut.boundary_m=4"], classes=classes)
     assert [item.colour for item in open_dataset(tmp_path / "d").info.classes] == [taken, "#00ff00", COLOURS[1]]
 
 
 def test_a_line_narrower_than_a_pixel_is_one_pixel_and_said(farmland: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "landseg"):
-        made = make(farmland, tmp_path / "d", boundary=0.5)
+        made = make(farmland, tmp_path / "d", settings=["cut.boundary_m=0.5"])
     assert "outlines of 0.5 m are narrower than a pixel of its tiles (2 m), and one pixel wide" in caplog.text
     assert made.class_pixels["boundary"] > 500
 
@@ -95,17 +97,17 @@ def test_what_has_no_outlines_is_refused_in_one_line(farmland: Path, tmp_path: P
     words = np.array(["Boundary"], object)
     pyogrio.raw.write(layer, shapely.to_wkb([box]), [words], ["kind"], crs="EPSG:32650", geometry_type="Polygon")
     cases: list[tuple[str, dict[str, Any]]] = [
-        (r"--boundary: the labels are rasters \(.*label\.tif\).*polygons, one an object.*gdal_polygonize", {"labels": labels}),
-        (r"--boundary: there is a class named Boundary already", {"labels": layer, "classes": None, "class_column": "kind"}),
-        (r"--boundary: there is a class named boundary already", {"classes": "background,field,boundary"}),
-        (r"--boundary: 255 classes without it", {"classes": ",".join(["background", "field", *(f"c{i}" for i in range(253))])}),
-        (r"--boundary: -1, metres above 0", {"boundary": -1.0}),
-        (r"--boundary: nan, metres above 0", {"boundary": float("nan")}),
-        (r"--boundary: given without --tile", {"tile": None, "class_column": None, "background": None}),
+        (r"cut.boundary_m: the labels are rasters \(.*label\.tif\).*polygons, one an object.*gdal_polygonize", {"labels": labels}),
+        (r"cut.boundary_m: there is a class named Boundary already", {"labels": layer, "classes": None, "class_column": "kind"}),
+        (r"cut.boundary_m: there is a class named boundary already", {"classes": "background,field,boundary"}),
+        (r"cut.boundary_m: 255 classes without it", {"classes": ",".join(["background", "field", *(f"c{i}" for i in range(253))])}),
+        (r"cut.boundary_m: -1", {"settings": ["cut.boundary_m=-1"]}),
+        (r"cut.boundary_m: '?nan", {"settings": ["cut.boundary_m=.nan"]}),
+        (r"cut.boundary_m: given without --tile", {"tile": None, "class_column": None, "background": None}),
         (r"--labels: none given", {"labels": None, "classes": None, "class_column": None, "background": None}),
     ]
     for words_of, options in cases:
-        given = {"labels": str(farmland / "*.geojson"), "tile": 32, "boundary": 4.0, **LIST, **options}
+        given = {"labels": str(farmland / "*.geojson"), "tile": 32, "settings": ["cut.boundary_m=4"], **LIST, **options}
         if options.get("labels") == labels:
             given |= {"class_column": None}
         with pytest.raises(LandsegError, match=words_of):

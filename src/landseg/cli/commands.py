@@ -71,12 +71,6 @@ def compete(**arguments: Any) -> Result:
 )
 @click.option("--class-column", metavar="C", help="The column of vector labels that names the class.")
 @click.option("--background", metavar="CLASS|ignore", help="What lies where labels say nothing. [default: ignore]")
-@click.option(
-    "--boundary",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="METRES",
-    help="Draw outlines of vector labels, so wide, as a last class named boundary; it keeps touching fields apart.",
-)
 @click.option("--pack", is_flag=True, help="No tile as a file of its own: images.zip, labels.zip and, at once, the pack that trains.")
 @common()
 def prepare(**arguments: Any) -> Result:

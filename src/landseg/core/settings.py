@@ -195,6 +195,13 @@ class CutConfig(Section):
     burn: Literal["file", "area"] = Field(
         "file", description="which polygon of vector labels lies on top: the later one (file), or the smaller one (area)"
     )
+    boundary_m: float | None = Field(
+        None,
+        gt=0,
+        lt=1e6,
+        description="metres in width, one pixel at least, by which outlines of polygons are drawn as a last class, boundary, which keeps "
+        "touching objects apart; null draws none",
+    )
 
 
 class DataConfig(Section):

@@ -124,7 +124,7 @@ def meaning_of(
         return meaning if boundary_m is None else _with_boundary(meaning, boundary_m)
     if boundary_m is not None:
         raise LandsegError(
-            "--boundary", f"the labels are rasters ({labels.rasters[0][0]}), in which touching objects of one class are one",
+            "cut.boundary_m", f"the labels are rasters ({labels.rasters[0][0]}), in which touching objects of one class are one",
             "polygons, one an object", "make polygons of a raster of object numbers (gdal_polygonize.py), or leave it out",
         )  # fmt: skip
     if column is not None:
@@ -249,10 +249,13 @@ def _with_boundary(meaning: Meaning, width_m: float) -> Meaning:
     named = [item.name for item in meaning.classes if item.name.casefold() == NAME]
     if named:
         raise LandsegError(
-            "--boundary", f"there is a class named {named[0]} already", "that name for outlines alone", "rename the class, or leave it out"
+            "cut.boundary_m",
+            f"there is a class named {named[0]} already",
+            "that name for outlines alone",
+            "rename the class, or leave it out",
         )
     if len(meaning.classes) >= MAX_CLASSES:
-        raise LandsegError("--boundary", f"{len(meaning.classes)} classes without it", f"at most {MAX_CLASSES - 1}", "leave it out")
+        raise LandsegError("cut.boundary_m", f"{len(meaning.classes)} classes without it", f"at most {MAX_CLASSES - 1}", "leave it out")
     taken = {item.colour for item in meaning.classes}
     colour = next((value for value in COLOURS if value not in taken), COLOURS[0])
     return replace(meaning, classes=(*meaning.classes, LandClass(id=len(meaning.classes), name=NAME, colour=colour)), boundary_m=width_m)

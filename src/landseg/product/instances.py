@@ -125,7 +125,7 @@ def class_id(source: ClassMap, name: str) -> int:
         source.path,
         f"no class is named {name}",
         needed,
-        "name what lies between parcels: --instances CLASS; or train on `prepare --boundary`",
+        "name what lies between parcels: --instances CLASS; or train on tiles cut with cut.boundary_m",
     )
 
 

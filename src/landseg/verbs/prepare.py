@@ -52,7 +52,6 @@ def prepare(
     resolution: float | None = None,
     class_column: str | None = None,
     background: str | None = None,
-    boundary: float | None = None,
     pack: bool = False,
     recipe: str | Path | Recipe | None = None,
     settings: Sequence[str] = (),
@@ -76,10 +75,8 @@ def prepare(
         resolution: True metres a pixel to which scenes are resampled while they are cut, whatever their CRS; None keeps their own.
         class_column: The column of vector layers that names the class.
         background: The class that lies where the labels of a scene say nothing; ``ignore``, or None, leaves that unlabelled.
-        boundary: Draw the outlines of vector labels, so wide in true metres (one pixel of the tiles at least), as a last class named
-            ``boundary``, so that touching objects of one class can be told apart; `data.boundary` says which pixels.
         pack: Write the store that trains at once, and no tile as a file of its own.
-        recipe: Its section `cut` says which bands and which tiles of scenes are kept.
+        recipe: Its section `cut` says which bands and which tiles of scenes are kept, and how vector labels are drawn.
         settings: ``key=value`` each, over the recipe.
         overwrite: Replace the dataset in `out`. It stands until the new one has been checked.
 
@@ -95,12 +92,11 @@ def prepare(
     named = [sources] if isinstance(sources, str | Path) else list(sources)
     if tile is not None:
         asked = _Asked(
-            [str(source) for source in named], None if labels is None else str(labels), tile, resolution, class_column, background, mend,
-            boundary,
-        )  # fmt: skip
+            [str(source) for source in named], None if labels is None else str(labels), tile, resolution, class_column, background, mend
+        )
         listed = read_classes(classes) if classes is not None else ClassList()
         return _from_scenes(asked, Staging(Path(out), pack), listed, config, overwrite)
-    options = {"--resolution": resolution, "--class-column": class_column, "--background": background, "--boundary": boundary}
+    options = {"--resolution": resolution, "--class-column": class_column, "--background": background, "cut.boundary_m": config.boundary_m}
     _refuse_scenes(named, labels, options)
     given = [Path(source) for source in named]
     listed = read_classes(classes) if classes is not None else ClassList()
@@ -155,20 +151,21 @@ class _Asked:
     column: str | None
     background: str | None
     mend: bool
-    boundary: float | None = None
 
 
 def _from_scenes(asked: _Asked, work: Staging, listed: ClassList, config: CutConfig, overwrite: bool) -> Prepared:
     """Cut scenes into tiles; everything that can be refused is refused before the first tile."""
     out = work.out
-    _check_asked(asked, listed, out)
+    _check_asked(asked, listed, config, out)
     labels = find_labels(asked.labels, out) if asked.labels is not None else LabelFiles()
     scenes, meaning = find_scenes(asked.sources, labels, out), None
     _check_places([*(scene.path for scene in scenes), *(path for path, _ in labels.rasters), *(layer.path for layer in labels.layers)], out)
     alone: list[SceneFile] = []
     if asked.labels is not None:
         scenes, alone = pair(scenes, labels)
-        meaning = meaning_of(labels, listed, column=asked.column, background=asked.background, mend=asked.mend, boundary_m=asked.boundary)
+        meaning = meaning_of(
+            labels, listed, column=asked.column, background=asked.background, mend=asked.mend, boundary_m=config.boundary_m
+        )
     check_scenes(scenes, config)
     is_new = claim(out, overwrite=overwrite)
     try:
@@ -230,17 +227,15 @@ def _cut_summary(out: Path, done: CutSet, meaning: Meaning | None, alone: Sequen
     )
 
 
-def _check_asked(asked: _Asked, listed: ClassList, out: Path) -> None:
+def _check_asked(asked: _Asked, listed: ClassList, config: CutConfig, out: Path) -> None:
     if asked.tile < 16 or asked.tile > 8192:
         raise LandsegError("--tile", f"{asked.tile}", "16 to 8192 pixels", "choose another, e.g. --tile 256")
     if asked.resolution is not None and not 0 < asked.resolution < 1e6:
         raise LandsegError("--resolution", f"{asked.resolution:g}", "metres a pixel above 0", "choose another, e.g. --resolution 0.3")
-    if asked.boundary is not None and not 0 < asked.boundary < 1e6:
-        raise LandsegError("--boundary", f"{asked.boundary:g}", "metres above 0", "choose another, e.g. --boundary 5")
     if not asked.sources:
         raise LandsegError("SOURCE", "none given", "at least one scene", "name one")
     _check_places([*asked.sources, *([] if asked.labels is None else [asked.labels])], out)
-    if asked.labels is None and (listed.classes or asked.column or asked.background or asked.boundary):
+    if asked.labels is None and (listed.classes or asked.column or asked.background or config.boundary_m):
         raise LandsegError("--labels", "none given", "the labels of these scenes", "name a raster of class ids or a vector layer")
     for source in asked.sources:
         if not is_remote(source) and is_zip(Path(source)):
