@@ -33,7 +33,11 @@ _BEYOND = -3
 """The kind of what lies outside the strip that is settled: any."""
 
 _INDEX_BITS, _HEIGHT_BITS = 40, 12
-"""Of the number by which passes are ordered: its height, the height of its lower pixel, its place. No two passes have the same."""
+"""Of the number by which passes are ordered: its height, the height of its lower pixel, its place. No two passes have the same.
+
+Of places those along rows come first. So flat ground joins row by row, and of a flat part of a strip one area waits for the strips beside
+it, where each column would wait by itself if those down the columns came first.
+"""
 
 _NO_HEIGHT = np.uint16(0xFFFF)
 
@@ -146,7 +150,8 @@ class _Forest:
         """Passes from the strip before to this one."""
         is_open = _may_join(strip.kind[0], strip.kind[1])
         key = _keys(strip.height[0], strip.height[1], self._row - 1, 1)
-        return _Passes(self._last[is_open], labels[0][is_open], key[is_open])
+        passes = _Passes(self._last[is_open], labels[0][is_open], key[is_open])
+        return passes.only(_lowest_of_pairs(passes))
 
 
 def _may_join(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -159,15 +164,16 @@ def _keys(one: np.ndarray, other: np.ndarray, row: int, way: int) -> np.ndarray:
     height, low = np.maximum(one, other).astype(np.uint64), np.minimum(one, other).astype(np.uint64)
     columns = one.shape[-1] + (way == 0)  # of neighbours to the right there is one less than columns
     rows = np.arange(row, row + (1 if one.ndim == 1 else len(one)), dtype=np.int64)
-    place = (rows[:, None] * columns + np.arange(one.shape[-1])) * 2 + way
+    place = rows[:, None] * columns + np.arange(one.shape[-1])
     place = np.maximum(place, 0).reshape(one.shape).astype(np.uint64)  # above the first row lies nothing
+    place |= np.uint64(way << (_INDEX_BITS - 1))
     return np.asarray(height << np.uint64(_INDEX_BITS + _HEIGHT_BITS) | low << np.uint64(_INDEX_BITS) | place)
 
 
 def _downhill(strip: Strip, depth: int) -> np.ndarray:
     """Join each pixel with its lowest neighbour where that is sure.
 
-    Of all passes of a pixel the one to its lowest neighbour is the lowest, of equal ones the first of up, left, right and down, as the
+    Of all passes of a pixel the one to its lowest neighbour is the lowest, of equal ones the first of left, right, up and down, as the
     places in `_keys` have them.
 
     Returns:
@@ -177,7 +183,7 @@ def _downhill(strip: Strip, depth: int) -> np.ndarray:
     rows, width = kind.shape
     own = np.arange(rows * width, dtype=np.int32).reshape(rows, width)
     lowest, target = np.full((rows, width), _NO_HEIGHT), own.copy()
-    for down, right in ((-1, 0), (0, -1), (0, 1), (1, 0)):
+    for down, right in ((0, -1), (0, 1), (-1, 0), (1, 0)):
         here = slice(None), slice(max(0, -right), width - max(0, right))
         there = slice(1 + down, 1 + down + rows), slice(max(0, right), width - max(0, -right))
         beside, high = strip.kind[there], strip.height[there]
@@ -247,13 +253,22 @@ def _settle(areas: _Areas, passes: _Passes, depth: int) -> tuple[np.ndarray, _Ar
         passes = passes.only(_is_undecided(areas, passes, depth))
         sure = _sure(areas, passes, depth)
         if not sure.any():
-            return group, areas, passes
+            return group, areas, passes.only(_lowest_of_pairs(passes))
         step = join(len(areas.kind), np.stack([passes.one[sure], passes.other[sure]]))
         count = int(step.max()) + 1
         kind, low = np.full(count, -(1 << 15), np.int16), np.full(count, int(_NO_HEIGHT), np.int32)
         np.maximum.at(kind, step, areas.kind)  # one kind at most, and free ones, which are lower
         np.minimum.at(low, step, areas.low)
         group, areas, passes = step[group], _Areas(kind, low), _Passes(step[passes.one], step[passes.other], passes.key)
+
+
+def _lowest_of_pairs(passes: _Passes) -> np.ndarray:
+    """(K,) indices of the lowest pass between each two areas, in the order of all; where it joins them not, no higher one does."""
+    low, high = np.minimum(passes.one, passes.other).astype(np.int64), np.maximum(passes.one, passes.other)
+    pair = low << 32 | high
+    order = np.lexsort((passes.key, pair))
+    is_first = np.append(True, pair[order][1:] != pair[order][:-1])[: len(order)]
+    return np.sort(order[is_first])
 
 
 def _is_undecided(areas: _Areas, passes: _Passes, depth: int) -> np.ndarray:
