@@ -209,14 +209,15 @@ def our_loop(data: Path, batch: int, settings: list[str]) -> Loop:
 
 
 def alternate(sides: dict[str, Steps], rounds: int, steps: int) -> dict[str, list[float]]:
-    """Images/s of each side and round, one side after the other in each; the first two steps of each are not counted."""
+    """Images/s of each side and round, one side after the other, another first in each; two steps of each before that are not counted."""
     speeds: dict[str, list[float]] = {name: [] for name in sides}
     for name, run in sides.items():
         start = time.perf_counter()
         run(2)
         print(f"{name}: first two steps {time.perf_counter() - start:.1f} s", flush=True)
-    for _ in range(rounds):
-        for name, run in sides.items():
+    for number in range(rounds):
+        first = number % len(sides)  # a side that always followed the same one would pay for what that leaves behind
+        for name, run in [*sides.items()][first:] + [*sides.items()][:first]:
             start = time.perf_counter()
             seen = run(steps)
             speeds[name].append(seen / (time.perf_counter() - start))

@@ -187,7 +187,7 @@ def test_metrics_of_a_run_that_has_none(tmp_path: Path) -> None:
 def test_a_run_that_ended_before_it_saved_anything_is_begun_anew_by_the_same_command(run: Run) -> None:
     run.close()
     save_recipe(run.folder, "train: {}\n")
-    for name in ("state/.step-000000005.state.12.partial", ".model.new/model.json", "preview.html"):
+    for name in ("state/step-000000000.state", "state/.step-000000005.state.12.partial", ".model.new/model.json", "preview.html"):
         (run.folder / name).parent.mkdir(exist_ok=True)
         (run.folder / name).write_text("x", encoding="utf-8")
     refuse_existing_run(run.folder, overwrite=False)

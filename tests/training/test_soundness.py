@@ -307,16 +307,16 @@ def test_weights_that_are_no_numbers_are_not_saved_either(store: TileStore, tmp_
         next(self.network.parameters()).data[0, 0, 0, 0] = math.inf
 
     monkeypatch.setattr(step.Stepper, "_update", breaking)
-    for policy, states in (("stop", 0), ("skip", 0), ("rollback", 1)):
+    for policy in ("stop", "skip", "rollback"):
         with pytest.raises(LandsegError, match=r"weights are no numbers|the loss is nan"):
             start(store, tmp_path / policy, f"train.on_nan={policy}", "train.epochs=10", "train.save_minutes=1e-9")
-        assert len(list((tmp_path / policy / "state").glob("step-*"))) == states
+        assert [path.name for path in (tmp_path / policy / "state").glob("step-*")] == ["step-000000000.state"]
 
 
 def test_a_start_that_is_no_number_is_told_whatever_the_policy(store: TileStore, tmp_path: Path) -> None:
     made = session(store, "train.on_nan=rollback")
     next(made.stepper.network.body.decoder.parameters()).data.fill_(math.nan)
-    with pytest.raises(LandsegError, match=r"weights are no numbers any more.*and no state to go back to"):
+    with pytest.raises(LandsegError, match=r"the first weights are no numbers, and no state to go back to"):
         run_in(tmp_path / "run", made)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +24,8 @@ from landseg.network.build import Normalisation, build, encoder_normalisation
 from landseg.network.checkpoint import ModelCard, save_model
 from landseg.splitting.assignment import Placed, Split, write_split
 from landseg.training.loop import Loop, Position
+from landseg.training.state import has_state, has_steps
+from landseg.training.step import Stepper
 from landseg.verbs import preview as preview_verb
 from landseg.verbs.preview import preview
 from landseg.verbs.train import normalisation_of, train
@@ -147,6 +151,21 @@ def test_a_random_encoder_is_not_frozen_without_a_word(
     with caplog.at_level(logging.WARNING, "landseg"):
         train(divided, tmp_path / "run", recipe="tiny", settings=[*BRIEF, f"model.weights={source}", f"train.freeze={freeze}"])
     assert ("train.freeze=0.5: model.weights is none" in caplog.text) is is_told
+
+
+def test_a_run_that_fails_at_once_is_begun_anew_as_its_error_says(divided: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, update = tmp_path / "run", Stepper._update
+
+    def breaking(self: Stepper, *arguments: Any) -> None:
+        update(self, *arguments)
+        next(self.network.parameters()).data.fill_(math.nan)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stepper, "_update", breaking)
+        with pytest.raises(LandsegError, match=r"weights are no numbers.*begin anew with a lower rate, --set train\.lr=0\.0003, or with"):
+            train(divided, run, recipe="tiny", settings=BRIEF)
+    assert has_state(run / "state") and not has_steps(run / "state")
+    assert train(divided, run, recipe="tiny", settings=[*BRIEF, "train.lr=0.0003"]).epochs == 1
 
 
 def test_a_run_may_be_resumed_with_another_on_nan_and_keeps_it(divided: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,9 @@ _BEGUN = re.compile(
 )
 """What a run writes before there is anything of it to keep."""
 
+_FIRST = re.compile(r"step-0+\.state")
+"""The state before the first step; nothing is lost with it."""
+
 PREVIEW = "preview.html"
 """A page that may lie in a run folder before there is a run, and stays there when a run begins or is replaced."""
 
@@ -239,14 +242,15 @@ def read_surroundings(folder: Path) -> dict[str, Any]:
 def refuse_existing_run(folder: Path, *, overwrite: bool) -> None:
     """Refuse a folder with something in it, unless the user said ``--overwrite``.
 
-    A preview alone is nothing, and so is a run that ended before it saved a state or a model: the same command begins it anew.
+    A preview alone is nothing, and so is a run that ended before it saved a model or a state with a step in it: the same command begins it
+    anew.
 
     Raises:
         LandsegError: `folder` is a file, holds more than that, or cannot be read.
     """
     try:
         names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-        is_saved = any((folder / "state").glob("step-*"))
+        is_saved = any(not _FIRST.fullmatch(path.name) for path in (folder / "state").glob("step-*"))
         is_nothing = names == {PREVIEW} or (".lock" in names and not is_saved and all(_BEGUN.fullmatch(name) for name in names))
     except OSError as error:
         raise unwritable(folder, error) from error

@@ -22,6 +22,7 @@ from landseg.core.settings import AugmentConfig
 from landseg.training import radiometry
 from landseg.training.choices import Choices
 from landseg.training.colour import Bands, Linear, bend, drawn_powers
+from landseg.training.upload import floats, put
 from landseg.training.warp import symmetries, warp, warps
 
 __all__ = ["Bands", "augment"]
@@ -64,7 +65,7 @@ def augment(
     if is_warped.all() and len(is_warped):
         images, labels = warp(images, labels, maps)
     elif is_warped.any():
-        index = torch.as_tensor(np.flatnonzero(is_warped), device=images.device)
+        index = put(np.flatnonzero(is_warped), images.device)
         some = warp(images[index], labels[index], maps[is_warped])
         images, labels = images.float().index_copy(0, index, some[0]), labels.index_copy(0, index, some[1])
     steps = _steps(settings, choices, bands)
@@ -74,7 +75,7 @@ def augment(
     if rectangles:
         images = images.clone() if images is given_images else images
         labels = labels.clone() if labels is given_labels else labels
-        mean = torch.tensor(bands.mean, device=images.device)[:, None, None]
+        mean = floats(bands.mean, images)[:, None, None]
         # Not asked of `images`, which are fractions where another tile of the batch was changed.
         mean = mean if given_images.is_floating_point() else mean.round()
         for tile, rows, cols in rectangles:
@@ -167,15 +168,15 @@ def _change(tiles: Tensor, numbers: np.ndarray, steps: list[_Step], bands: Bands
     """All steps over the tiles of these numbers; a missing value counts as its band's mean, which is what the network sees there."""
     missing = ~torch.isfinite(tiles) if may_miss else None
     if missing is not None:
-        tiles = torch.where(missing, torch.tensor(bands.mean, device=tiles.device)[:, None, None], tiles)
+        tiles = torch.where(missing, floats(bands.mean, tiles)[:, None, None], tiles)
     for step in steps:
         chosen = step.chosen[numbers]
         if chosen.all():
             tiles = step.change(tiles, numbers)
         elif chosen.any():
-            index = torch.as_tensor(np.flatnonzero(chosen), device=tiles.device)
+            index = put(np.flatnonzero(chosen), tiles.device)
             tiles = tiles.index_copy(0, index, step.change(tiles[index], numbers[chosen]))
-    low, high = (torch.tensor(limits, device=tiles.device)[:, None, None] for limits in (bands.low, bands.high))
+    low, high = (floats(limits, tiles)[:, None, None] for limits in (bands.low, bands.high))
     tiles = tiles.clamp_(low, high) if np.isfinite((bands.low, bands.high)).any() else tiles
     return tiles if missing is None else tiles.masked_fill_(missing, torch.nan)
 

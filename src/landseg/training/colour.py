@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor
 from landseg.core.settings import AugmentConfig
 from landseg.network.card import Normalisation
 from landseg.training.choices import Choices
+from landseg.training.upload import floats
 
 _RANGE_STD = 4.0
 """A band's range ends this many deviations from its mean, or at its limits: beyond lie no values that a curve should be bent for."""
@@ -90,11 +90,11 @@ class Linear:
 
     def change(self, images: Tensor, which: np.ndarray, bands: Bands) -> Tensor:
         """(n, C, H, W) float32, the tiles of the numbers `which` → the same, changed; what fills a tile up is part of its mean."""
-        contrast, shift = _tensor(self.contrast[which][:, None], images), _tensor(self.shift[which], images)
+        contrast, shift = floats(self.contrast[which][:, None], images), floats(self.shift[which], images)
         # The mean of a linear change is the change of the mean, so that the tile is read once.
         mean = images.mean((2, 3)) if (self.contrast[which] != 1).any() else torch.zeros_like(shift)
         if bands.is_rgb:
-            matrix = _tensor(self._matrices(which), images)
+            matrix = floats(self._matrices(which), images)
             offset = shift + (1 - contrast) * (matrix * mean[:, None, :]).sum(2)
             matrix = matrix * contrast[:, :, None]
             result = images[:, :1] * matrix[:, :, 0, None, None]
@@ -116,11 +116,11 @@ class Linear:
 
     def _towards_grey(self, images: Tensor, which: np.ndarray, bands: Bands, mean: Tensor, contrast: Tensor, shift: Tensor) -> Tensor:
         """Bands that share no unit: their differences are those of their deviations from each band's mean."""
-        result = images * _tensor((self.contrast * self.saturation)[which], images)[:, None, None, None]
+        result = images * floats((self.contrast * self.saturation)[which], images)[:, None, None, None]
         if (self.saturation[which] == 1).all():
             return result.add_((shift + (1 - contrast) * mean)[:, :, None, None])
-        middle, unit = _tensor(np.array(bands.mean), images), _tensor(np.maximum(bands.std, 1e-12), images)
-        pull = _tensor(1 - self.saturation[which][:, None], images)
+        middle, unit = floats(np.array(bands.mean), images), floats(np.maximum(bands.std, 1e-12), images)
+        pull = floats(1 - self.saturation[which][:, None], images)
         grey = images[:, :1] * (1 / unit[0])
         for band in range(1, images.shape[1]):
             grey.add_(images[:, band : band + 1] * (1 / unit[band]))
@@ -132,9 +132,9 @@ class Linear:
 
 def bend(images: Tensor, powers: np.ndarray, bands: Bands) -> Tensor:
     """Gamma: raise (n, C, H, W) float32 within the range of each band to the tiles' powers (n,); what lies beyond the range stays."""
-    low, high = (_tensor(values, images)[:, None, None] for values in bands.range)
+    low, high = (floats(values, images)[:, None, None] for values in bands.range)
     share = ((images - low) / (high - low)).clamp_(0, 1)
-    return images.add_(share.pow(_tensor(powers, images)[:, None, None, None]).sub_(share).mul_(high - low))
+    return images.add_(share.pow(floats(powers, images)[:, None, None, None]).sub_(share).mul_(high - low))
 
 
 def drawn_powers(settings: AugmentConfig, choices: Choices) -> np.ndarray:
@@ -149,7 +149,3 @@ def _strength(choices: Choices, strength: float, purpose: str) -> np.ndarray:
 
 def _floats(values: np.ndarray) -> tuple[float, ...]:
     return tuple(float(value) for value in values)
-
-
-def _tensor(values: Any, like: Tensor) -> Tensor:
-    return torch.as_tensor(values, dtype=torch.float32, device=like.device)

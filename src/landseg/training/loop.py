@@ -29,7 +29,7 @@ from landseg.training.pace import SAVING, STEP, VALIDATION, WAITING
 from landseg.training.ranks import whole
 from landseg.training.sampling import class_pixels
 from landseg.training.soundness import ROLLBACKS, STREAK, Told, Unsound, tiles_in_words
-from landseg.training.state import has_state, load_state, misfit
+from landseg.training.state import has_state, has_steps, load_state, misfit
 from landseg.training.step import Stepper
 from landseg.training.transfer import Batch
 
@@ -166,8 +166,8 @@ class Loop:
 
     def _epoch(self) -> None:
         """What is left of the epoch, its validation and its state."""
-        if self.settings.on_nan == "rollback" and not self.ranks.first(has_state(self.run_files.folder / "state")):
-            self._save()  # to go back to, before there is another
+        if not self.ranks.first(has_state(self.run_files.folder / "state")):
+            self._save()  # before the first step: a kill or a rollback has where to go back to, and a disk without room is told at once
         for batch in self.watch.each(WAITING, self._rest()):
             self.step(batch)
             if self.stepper.judge.is_at_once:
@@ -291,7 +291,8 @@ class Loop:
         self._heed()
         if not self.stepper.judge.are_finite():
             at = self.at.epoch, self.at.batch - 1
-            self._give_up(Told(*at, "weights are no numbers any more, though loss and gradients were", np.zeros(0, np.uint64)))
+            found = "weights are no numbers any more, though loss and gradients were"
+            self._give_up(Told(*at, found if self.at.step else "the first weights are no numbers", np.zeros(0, np.uint64)))
 
     def _give_up(self, told: Told) -> NoReturn:
         if self.settings.on_nan == "rollback":
@@ -315,11 +316,10 @@ class Loop:
             return LandsegError(
                 where, f"{found}, {f'after {rollbacks} rollbacks' if rollbacks else 'and no state to go back to'}", needed, lower
             )
-        if not has_state(states):
-            advice = f"{lower}, or with train.on_nan=skip or rollback"
-        else:
-            advice = f"the last good state is kept in {states}: go on from it by --resume --set train.on_nan=rollback (or skip), or {lower}"
-        return LandsegError(where, found, needed, advice)
+        if not has_steps(states):
+            return LandsegError(where, found, needed, f"{lower}, or with train.on_nan=skip or rollback")
+        kept = f"the last good state is kept in {states}: go on from it by --resume --set train.on_nan=rollback (or skip)"
+        return LandsegError(where, found, needed, f"{kept}, or {lower} --overwrite")
 
     def _roll_back(self, told: Told) -> None:
         """Go back to the last state and go on from there at half the rate; to the state before it where the last one led here again.

@@ -5,14 +5,13 @@ A function here takes (n, C, H, W) float32 and parameters of one number a tile, 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from landseg.training.choices import Choices
+from landseg.training.upload import floats, put
 
 BLUR_SIGMA = (0.5, 1.5)
 """Pixels. Weaker changes nothing that a network sees, stronger erases the buildings of a 2 m image."""
@@ -49,7 +48,7 @@ def blend_blurred(images: Tensor, sigmas: np.ndarray, shares: np.ndarray) -> Ten
     """
     offsets = np.arange(_RADIUS + 1)
     weights = np.exp(-(offsets**2) / (2 * sigmas[:, None] ** 2))
-    weights = _tensor(weights / (2 * weights.sum(1, keepdims=True) - 1), images)[:, :, None, None, None]
+    weights = floats(weights / (2 * weights.sum(1, keepdims=True) - 1), images)[:, :, None, None, None]
     blurred = F.pad(images, (_RADIUS,) * 4, mode="replicate")
     for axis in (3, 2):  # sums of shifted images, as a convolution may round otherwise in another batch
         length = images.shape[axis]
@@ -60,18 +59,18 @@ def blend_blurred(images: Tensor, sigmas: np.ndarray, shares: np.ndarray) -> Ten
         blurred = result
     if (shares == 1).all():
         return blurred
-    return images.add_(blurred.sub_(images).mul_(_tensor(shares, images)[:, None, None, None]))
+    return images.add_(blurred.sub_(images).mul_(floats(shares, images)[:, None, None, None]))
 
 
 def cover(images: Tensor, density: Tensor, colour: np.ndarray) -> Tensor:
     """Cover images by a colour (C,), as densely as `density` (n, 1, H, W) says, 0 to 1."""
-    return images.add_((_tensor(colour, images)[:, None, None] - images).mul_(density))
+    return images.add_((floats(colour, images)[:, None, None] - images).mul_(density))
 
 
 def haze_density(knots: np.ndarray, strengths: np.ndarray, like: Tensor) -> Tensor:
     """(n, 1, H, W): smooth fields through `knots` (n, rows, cols) of 0 to 1, times `strengths` (n,)."""
-    field = F.interpolate(_tensor(knots, like)[:, None], like.shape[-2:], mode="bicubic", align_corners=True)
-    return field.clamp_(0, 1).mul_(_tensor(strengths, like)[:, None, None, None])
+    field = F.interpolate(floats(knots, like)[:, None], like.shape[-2:], mode="bicubic", align_corners=True)
+    return field.clamp_(0, 1).mul_(floats(strengths, like)[:, None, None, None])
 
 
 def haze_knots(choices: Choices) -> np.ndarray:
@@ -91,11 +90,11 @@ def shadow_density(angles: np.ndarray, begins: np.ndarray, widths: np.ndarray, s
     """
     height, width = like.shape[-2:]
     rows, cols = np.arange(height) - (height - 1) / 2, np.arange(width) - (width - 1) / 2
-    across = _tensor(np.cos(angles)[:, None] * cols, like)[:, None, None, :]
-    down = _tensor(np.sin(angles)[:, None] * rows - begins[:, None], like)[:, None, :, None]
+    across = floats(np.cos(angles)[:, None] * cols, like)[:, None, None, :]
+    down = floats(np.sin(angles)[:, None] * rows - begins[:, None], like)[:, None, :, None]
     depth = across + down
-    depth = torch.minimum(depth, _tensor(widths, like)[:, None, None, None] - depth)
-    return depth.mul_(1 / EDGE_PX).add_(0.5).clamp_(0, 1).mul_(_tensor(strengths, like)[:, None, None, None])
+    depth = torch.minimum(depth, floats(widths, like)[:, None, None, None] - depth)
+    return depth.mul_(1 / EDGE_PX).add_(0.5).clamp_(0, 1).mul_(floats(strengths, like)[:, None, None, None])
 
 
 def add_noise(images: Tensor, seeds: np.ndarray, stds: np.ndarray) -> Tensor:
@@ -111,28 +110,24 @@ def add_noise(images: Tensor, seeds: np.ndarray, stds: np.ndarray) -> Tensor:
     (Irwin-Hall; it ends 3.4 deviations from the mean).
     """
     numbers = torch.arange(images[0].numel(), dtype=torch.int32, device=images.device).view(images[0].shape)
-    hashed = numbers + torch.as_tensor(seeds.astype(np.int32), device=images.device)[:, None, None, None]
+    hashed = numbers + put(seeds.astype(np.int32), images.device)[:, None, None, None]
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
         hashed = _hash_step(hashed, shift).mul_(factor if factor < 2**31 else factor - 2**32)
     hashed = _hash_step(hashed, 16)
     pairs = (hashed & 0x00FF00FF).add_((hashed >> 8).bitwise_and_(0x00FF00FF))
     total = (pairs & 0xFFFF).add_(pairs >> 16)
     spread = 2 * np.sqrt((256**2 - 1) / 12)
-    return images.add_(total.float().sub_(510).mul_(_tensor(stds / spread, images)[:, :, None, None]))
+    return images.add_(total.float().sub_(510).mul_(floats(stds / spread, images)[:, :, None, None]))
 
 
 def drop_band(images: Tensor, which: np.ndarray, mean: tuple[float, ...]) -> Tensor:
     """Replace one band of each image, of the number in `which` (n,), by its mean over the data set."""
-    values = _tensor(np.array(mean)[which], images)[:, None, None]
+    values = floats(np.array(mean)[which], images)[:, None, None]
     index = torch.arange(len(images), device=images.device)
-    images[index, torch.as_tensor(which, device=images.device)] = values
+    images[index, put(which, images.device)] = values
     return images
 
 
 def _hash_step(values: Tensor, shift: int) -> Tensor:
     # torch's shift brings the sign along, which would lose bits.
     return (values >> shift).bitwise_and_((1 << (32 - shift)) - 1).bitwise_xor_(values)
-
-
-def _tensor(values: Any, like: Tensor) -> Tensor:
-    return torch.as_tensor(values, dtype=torch.float32, device=like.device)

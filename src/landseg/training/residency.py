@@ -27,6 +27,7 @@ from landseg.data.packing import Entry
 from landseg.network.torch_engine import to_tensor
 from landseg.training.memory import free_bytes, is_out_of_memory, release
 from landseg.training.parts import Part
+from landseg.training.upload import put
 
 log = logging.getLogger("landseg")
 
@@ -327,12 +328,6 @@ class Resident:
         other_images, other_labels = self._taken([part for _, part, _ in pastes], shape)
         images.index_copy_(0, index, torch.where(where[..., None], other_images, images.index_select(0, index)))
         labels.index_copy_(0, index, torch.where(where, other_labels, labels.index_select(0, index)))
-
-
-def put(values: np.ndarray, device: torch.device) -> Tensor:
-    """An array on a device, without waiting for it: from pinned memory a GPU fetches it by itself."""
-    tensor = torch.from_numpy(np.ascontiguousarray(values))
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def _starts(entries: Sequence[Entry], tiles: np.ndarray) -> tuple[np.ndarray, int]:

@@ -59,6 +59,11 @@ def has_state(folder: Path, before: int | None = None) -> bool:
     return bool(_states(folder, before))
 
 
+def has_steps(folder: Path) -> bool:
+    """True when a state is of a step that was taken. The first state, of none, would be the same if the run began anew."""
+    return any(path.name > _name(0) for path in _states(folder, None))
+
+
 def load_state(folder: Path, before: int | None = None) -> dict[str, Any]:
     """The newest undamaged state of a step before `before`; a damaged one is passed over with a warning.
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from landseg.core.classes import IGNORE_INDEX
 from landseg.core.settings import AugmentConfig
 from landseg.training.choices import Choices
+from landseg.training.upload import floats, put
 
 
 def symmetries(images: Tensor, labels: Tensor, settings: AugmentConfig, choices: Choices) -> tuple[Tensor, Tensor]:
@@ -31,7 +32,7 @@ def symmetries(images: Tensor, labels: Tensor, settings: AugmentConfig, choices:
         return images, labels
     new_images, new_labels = images.clone(), labels.clone()
     for code in np.unique(codes[codes > 0]):
-        index = torch.as_tensor(np.flatnonzero(codes == code), device=images.device)
+        index = put(np.flatnonzero(codes == code), images.device)
         new_images[index] = _symmetry(images[index], int(code))
         new_labels[index] = _symmetry(labels[index], int(code))
     return new_images, new_labels
@@ -96,7 +97,7 @@ def warp(images: Tensor, labels: Tensor, maps: np.ndarray) -> tuple[Tensor, Tens
         # grid_sample counts from -1 to 1 along each side. One sum a pixel, so no product's rounding depends on the batch.
         along_row = maps[:, axis, :1] * cols * (2 / length)
         down = (maps[:, axis, 1:2] * rows + maps[:, axis, 2:]) * (2 / length)
-        torch.add(_tensor(along_row, images)[:, None, :], _tensor(down, images)[:, :, None], out=grid[..., axis])
+        torch.add(floats(along_row, images)[:, None, :], floats(down, images)[:, :, None], out=grid[..., axis])
     warped = F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     # Zero is what grid_sample puts outside, so the ignore index travels as zero.
     moved = F.grid_sample((labels.float() - IGNORE_INDEX)[:, None], grid, mode="nearest", padding_mode="zeros", align_corners=False)
@@ -105,10 +106,6 @@ def warp(images: Tensor, labels: Tensor, maps: np.ndarray) -> tuple[Tensor, Tens
 
 def _matrices(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> np.ndarray:
     return np.stack((np.stack((a, b), 1), np.stack((c, d), 1)), 1)
-
-
-def _tensor(values: np.ndarray, like: Tensor) -> Tensor:
-    return torch.as_tensor(values, dtype=torch.float32, device=like.device)
 
 
 def _symmetry(values: Tensor, code: int) -> Tensor:

@@ -99,9 +99,9 @@ def compete(
     data, test, run, predictions, result = (folder / name for name in ("data", "test", "run", "predictions", "result.zip"))
 
     def train_on() -> None:
-        from landseg.training.state import has_state
+        from landseg.training.state import has_steps
 
-        is_begun = has_state(run / "state")
+        is_begun = has_steps(run / "state")
         train(data, run, split=SPLIT, recipe=resolved, resume=is_begun, overwrite=not is_begun, go_on="the same command again")
 
     def score() -> None:
