@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial import cKDTree
 
-from landseg.core.progress import cores
+from landseg.core.machine import cores
 from landseg.data.copies import LENGTH, TURNS, Copy, _near, band_histograms, compose, find_copies, group_copies, inverse, signature, turned
 from landseg.data.world import make_scene
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import time
 from collections import deque
@@ -15,6 +14,7 @@ from typing import TypeVar
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from landseg.core.machine import cores
 from landseg.core.processes import is_first
 
 log = logging.getLogger("landseg")
@@ -110,11 +110,6 @@ def one_core_a_thread() -> Iterator[None]:
             yield
     finally:
         cv2.setNumThreads(before)
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def clock(seconds: float) -> str:

@@ -15,7 +15,8 @@ import numpy as np
 import xxhash
 from scipy.spatial import cKDTree
 
-from landseg.core.progress import cores, parallel_map, progress
+from landseg.core.machine import cores
+from landseg.core.progress import parallel_map, progress
 
 TURNS = (
     "same",

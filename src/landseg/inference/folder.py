@@ -24,7 +24,8 @@ import numpy as np
 
 from landseg.core.errors import LandsegError
 from landseg.core.files import refuse_existing, replacing, unwritable, write_bytes, write_json
-from landseg.core.progress import cores, progress
+from landseg.core.machine import cores
+from landseg.core.progress import progress
 from landseg.data.inputs import TileInput
 from landseg.data.overlay import overlay_jpeg
 from landseg.data.tiles import encode_label

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from landseg.core.errors import LandsegError
-from landseg.core.progress import cores
+from landseg.core.machine import cores
 from landseg.data.inputs import TileInput
 from landseg.data.tiles import UnreadableTile, decode_image
 

@@ -19,7 +19,8 @@ import numpy as np
 
 from landseg.core.errors import LandsegError
 from landseg.core.grid import Window
-from landseg.core.progress import cores, parallel_map
+from landseg.core.machine import cores
+from landseg.core.progress import parallel_map
 from landseg.data.cog import NODATA, Strips
 from landseg.data.raster import Scene
 from landseg.inference.blend import Block, Prediction, blended
