@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,16 @@ from landseg.core.earth import pixel_frame_m
 from landseg.core.errors import LandsegError
 from landseg.core.grid import Grid, Window
 from landseg.core.settings import CutConfig
+from landseg.data import cut as cut_room
 from landseg.data.bands import chosen_bands
 from landseg.data.burn import Burner, class_codes, class_values, open_layers
-from landseg.data.cut import KEY, NO_IMAGE, NO_LABEL, Counts, CutTile, factor_of, tiles_of
+from landseg.data.cut import KEY, NO_IMAGE, NO_LABEL, Counts, CutTile, factor_of, tiles_of, write_tiles
 from landseg.data.ground import ground_of, move, move_points, require_common
 from landseg.data.label_rasters import RasterLabels, SeveralLabels, codes_in
 from landseg.data.pairing import LabelFiles, SceneFile, find_labels, find_scenes, pair
 from landseg.data.raster import open_scene, write
+from landseg.data.sink import Sink
+from landseg.data.tiles import read_bytes
 
 UTM = CRS.from_epsg(32650)
 ALL = CutConfig(min_valid=0)
@@ -235,6 +238,26 @@ def test_tiles_are_dropped_by_the_stated_rules(tmp_path: Path) -> None:
         assert [(tile.row, tile.col) for tile in tiles] == kept
         assert (counts.dropped[NO_IMAGE], counts.dropped[NO_LABEL]) == (no_image, no_label)
         assert counts.pixels[1] == sum(np.count_nonzero(tile.label == 1) for tile in tiles)
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_the_bytes_of_a_tile_are_kept_no_longer_than_it_takes_to_write_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_packed: bool
+) -> None:
+    write(tmp_path / "a.tif", noise(64, 64, 3), grid_of(64, 64))
+    real, passed = cut_room.parallel_map, []
+
+    def noted(*words: Any, **options: Any) -> Iterator[Any]:
+        for place, files in real(*words, **options):
+            passed.append(sorted(files))
+            yield place, files
+
+    monkeypatch.setattr(cut_room, "parallel_map", noted)
+    with open_scene(str(tmp_path / "a.tif")) as scene, Sink(tmp_path / "out", is_packed=is_packed) as sink:
+        counts = write_tiles(scene, None, "a", sink, size=32, factor=(1.0, 1.0), config=ALL, classes=())
+    assert passed == [["images"] if is_packed else []] * 4
+    assert list(counts.images) == [f"a/000{row}_000{col}" for row in range(2) for col in range(2)]
+    assert all(read_bytes(path) for path in counts.images.values())
 
 
 def test_bands_by_number_and_name(tmp_path: Path) -> None:

@@ -184,6 +184,27 @@ def test_a_version_is_of_the_content_and_outlives_a_copy(tmp_path: Path) -> None
         places.version(tmp_path / "1.png")
 
 
+def test_the_size_of_a_file_is_that_of_its_content(tmp_path: Path) -> None:
+    path = zip_of(tmp_path / "a.zip", {"1.png": b"a" * 9000}, zipfile.ZIP_DEFLATED)
+    folder_of(tmp_path, {"1.png": b"four"})
+    assert (places.size(path / "1.png"), places.size(tmp_path / "1.png")) == (9000, 4)
+    for place in (path, tmp_path):
+        with pytest.raises(FileNotFoundError):
+            places.size(place / "2.png")
+
+
+def test_zips_below_a_folder_are_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one/a.zip", "one/two/b.zip", "once/c.zip"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        zip_of(tmp_path / name, {"1.png": b"x"})
+        read_bytes(tmp_path / name / "1.png")
+    monkeypatch.chdir(tmp_path)
+    read_bytes(Path("one/a.zip/1.png"))
+    places.forget(Path("one"))
+    assert [key for key in places._archives if Path(key).absolute().is_relative_to(tmp_path)] == [str(tmp_path / "once" / "c.zip")]
+    assert read_bytes(tmp_path / "one" / "a.zip" / "1.png") == b"x"
+
+
 def test_gdal_finds_a_stored_tile_by_its_place_alone(tmp_path: Path) -> None:
     grid = Grid(16, 16, Affine(2, 0, 500_000, 0, -2, 4_000_000), CRS.from_epsg(32650))
     tiles = {f"图, {{{i}}}/{i}.tif": raster.encode(Path("t.tif"), np.full((16, 16), i, np.uint8), grid) for i in range(3)}

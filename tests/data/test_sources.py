@@ -205,6 +205,13 @@ def test_hidden_files_are_not_looked_at_nor_is_the_result(tmp_path: Path) -> Non
     assert places(found, tmp_path) == ("x", "y") and not found.others
 
 
+def test_a_source_that_is_hidden_has_names_that_are_not(tmp_path: Path) -> None:
+    for folder in (".old", "new"):
+        photo(tmp_path / folder / "x.png")
+    found = recognise([tmp_path / ".old", tmp_path / "new"])
+    assert set(found.images) == {"old/x", "new/x"} and found.image_folder is None
+
+
 def test_labels_given_win_over_what_they_look_like(tmp_path: Path) -> None:
     fill(tmp_path, "x", "y")
     for name in "123":

@@ -6,7 +6,10 @@ import errno
 import itertools
 import json
 import os
+import shutil
 import zipfile
+from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,7 @@ from click.testing import CliRunner
 from rasterio.crs import CRS
 
 from landseg.cli import main
+from landseg.core import files as core_files
 from landseg.core.errors import LandsegError
 from landseg.core.grid import Grid
 from landseg.data import packing, raster, staging, world
@@ -200,6 +204,112 @@ def test_zips_of_tiles_are_referred_to_and_not_unpacked(tmp_path: Path) -> None:
     assert [name for name in files(tmp_path / "b") if not name.startswith("pack/")] == ["dataset.yaml"]
 
 
+def two_halves(root: Path) -> dict[str, Path]:
+    """The same tiles in zips and in folders: ``north``, ``north.zip``, ``other/north.zip``, and the south's."""
+    world.write_tiles(root / "tiles", 1, 8, tile=32)
+    made = {}
+    for half, first in (("north", 0), ("south", 4)):
+        names = [f"{role}/tile_{i:04d}.png" for role in ("images", "labels") for i in range(first, first + 4)]
+        entries = {name: (root / "tiles" / name).read_bytes() for name in names}
+        for name in (f"{half}.zip", f"other/{half}.zip"):
+            made[name] = root / "in" / name
+            write_zip(made[name], entries.items())
+        made[half] = root / "in" / half
+        for name, data in entries.items():
+            (made[half] / name).parent.mkdir(parents=True, exist_ok=True)
+            (made[half] / name).write_bytes(data)
+    return made
+
+
+def coco(tiles: Iterable[int]) -> str:
+    """A COCO document: a roof in each of these tiles."""
+    square: dict[str, object] = {"category_id": 1, "segmentation": [[2, 2, 20, 2, 20, 25, 2, 25]], "iscrowd": 0}
+    document = {
+        "images": [{"id": i, "file_name": f"images/tile_{i:04d}.png", "width": 32, "height": 32} for i in tiles],
+        "annotations": [{"id": i, "image_id": i, **square} for i in tiles],
+        "categories": [{"id": 1, "name": "roof"}],
+    }
+    return json.dumps(document)
+
+
+@pytest.mark.parametrize(
+    ("sources", "prefixes"),
+    [
+        (["north.zip", "south.zip"], ["north/", "south/"]),
+        (["north.zip", "other/south.zip"], ["north/", "south/"]),
+        (["south.zip", "other/south.zip"], ["south-1/", "south/"]),
+        (["north.zip", "south"], ["north/", "south/"]),
+        (["north.zip", "north"], ["north-1/", "north/"]),
+        (["north", "south"], ["north/", "south/"]),
+        (["north.zip", "north.zip"], [""]),
+    ],
+)
+def test_names_of_tiles_do_not_tell_where_zips_lie_and_none_is_lost(tmp_path: Path, sources: list[str], prefixes: list[str]) -> None:
+    made = two_halves(tmp_path)
+    plain, packed = (prepare([made[name] for name in sources], tmp_path / out, classes=NAMES, pack=out == "b") for out in "ab")
+    assert {**plain.as_json(), "dataset": ""} == {**packed.as_json(), "dataset": ""}
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert len(contents(tmp_path / "a")) == plain.pairs == 4 * len(prefixes)
+    assert sorted({name.removesuffix(name.rpartition("/")[2]) for name in contents(tmp_path / "b")}) == prefixes
+
+
+def test_names_of_annotated_tiles_do_not_tell_where_zips_lie(tmp_path: Path) -> None:
+    made = two_halves(tmp_path)
+    write_zip(tmp_path / "coco.zip", [("coco.json", coco(range(8)).encode())])
+    for half, first in (("north", 0), ("south", 4)):
+        names = [f"images/tile_{i:04d}.png" for i in range(first, first + 4)]
+        write_zip(made[f"{half}.zip"], [(name, (tmp_path / "tiles" / name).read_bytes()) for name in names])
+    sources = [made["north.zip"], made["south.zip"], tmp_path / "coco.zip"]
+    plain, packed = (prepare(sources, tmp_path / out, pack=out == "b") for out in "ab")
+    assert {**plain.as_json(), "dataset": ""} == {**packed.as_json(), "dataset": ""} and plain.pairs == 8
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert sorted(contents(tmp_path / "a"))[::4] == ["north/images/tile_0000", "south/images/tile_0004"]
+
+
+def test_texts_beside_the_tiles_unpack_no_zip(tmp_path: Path) -> None:
+    made = two_halves(tmp_path)
+    with zipfile.ZipFile(made["north.zip"], "a") as target:
+        target.writestr("README.txt", "Tiles of the north. A tile has 32 pixels a side.")
+        target.writestr("images/tile_0000.png.aux.xml", "<PAMDataset/>")
+        target.writestr("item.json", json.dumps({"type": "Feature", "assets": {}}))
+    plain, packed = (prepare([made["north.zip"]], tmp_path / out, classes=NAMES, pack=out == "b") for out in "ab")
+    assert {**plain.as_json(), "dataset": ""} == {**packed.as_json(), "dataset": ""}
+    assert packed.left_out == ("north.zip/README.txt and 2 more files: no image files",)
+    assert open_dataset(tmp_path / "b").info.images == "../in/north.zip/images" and contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_a_link_to_a_zip_of_another_name_is_unpacked(tmp_path: Path) -> None:
+    made = two_halves(tmp_path)
+    made["north.zip"].rename(tmp_path / "4f2c")  # as caches of downloads keep it
+    (tmp_path / "link.zip").symlink_to(tmp_path / "4f2c")
+    prepare([tmp_path / "link.zip"], tmp_path / "data", classes=NAMES, pack=True)
+    assert open_dataset(tmp_path / "data").info.images == "images.zip" and len(contents(tmp_path / "data")) == 4
+
+
+def test_room_for_the_zips_is_asked_for_before_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = two_halves(tmp_path)
+    before = files(tmp_path)
+    monkeypatch.setattr(core_files, "free_bytes", lambda _: 1000)
+    with pytest.raises(LandsegError, match=r"1\.0 kB free, packing images takes .* kB"):
+        prepare([made["north"], made["south"]], tmp_path / "data", classes=NAMES, pack=True)
+    assert files(tmp_path) == before
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="no list of open files")
+@pytest.mark.parametrize("is_refused", [False, True])
+def test_no_zip_stays_open_that_was_moved_or_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_refused: bool) -> None:
+    made = two_halves(tmp_path)
+    (made["north"] / "coco.json").write_text(coco(range(4)), encoding="utf-8")
+    shutil.rmtree(made["north"] / "labels")
+    if is_refused:
+        monkeypatch.setattr(staging.Staging, "place", lambda *_: (_ for _ in ()).throw(LandsegError("a", "b", "c", "d")))
+    for is_packed in (True, False):
+        with pytest.raises(LandsegError) if is_refused else nullcontext():
+            prepare([made["north"]], tmp_path / "data", pack=is_packed, overwrite=True)
+        opened = [str(place.readlink()) for place in Path("/proc/self/fd").iterdir() if place.is_symlink()]
+        assert not [name for name in opened if str(tmp_path) in name and (STAGING in name or "deleted" in name)]
+
+
 def test_mended_labels_are_mended_in_the_zip_too(tmp_path: Path) -> None:
     world.write_tiles(tmp_path / "tiles", 1, 6, tile=32)
     rng = np.random.default_rng(0)
@@ -268,13 +378,7 @@ def test_annotations_and_lists_that_lie_in_a_zip_give_the_same_set(tmp_path: Pat
     names = [f"tile_{i:04d}.png" for i in range(4)]
     entries = {f"images/{name}": (tmp_path / "tiles" / "images" / name).read_bytes() for name in names}
     if kind == "annotations":
-        square: dict[str, object] = {"category_id": 1, "segmentation": [[2, 2, 20, 2, 20, 25, 2, 25]], "iscrowd": 0}
-        document = {
-            "images": [{"id": i, "file_name": name, "width": 32, "height": 32} for i, name in enumerate(names)],
-            "annotations": [{"id": i, "image_id": i, **square} for i in range(4)],
-            "categories": [{"id": 1, "name": "roof"}],
-        }
-        entries["coco.json"] = json.dumps(document).encode()
+        entries["coco.json"] = coco(range(4)).encode()
     else:
         entries |= {f"labels/{name}": (tmp_path / "tiles" / "labels" / name).read_bytes() for name in names}
         entries["train_list.txt"] = "".join(f"images/{name} labels/{name}\n" for name in names[:3]).encode()
@@ -311,6 +415,24 @@ def test_an_interrupted_prepare_is_begun_anew(tmp_path: Path, monkeypatch: pytes
     assert not (out / "dataset.yaml").exists() and (out / STAGING).is_dir()
     (out / STAGING / ".images.zip.1.partial").write_bytes(b"PK")  # of a process that was killed and could not clean up
     assert contents(cut(tmp_path, out, pack=True)) == expected and not (out / STAGING).exists()
+
+
+def test_an_interrupted_pack_is_written_by_whoever_reads_the_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_world(tmp_path, size=64)
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, caplog.at_level("INFO", "landseg"), pytest.raises(KeyboardInterrupt):
+        patch.setattr(packing, "write", interrupt)
+        cut(tmp_path, tmp_path / "data", pack=True)
+    assert "the data set stands" in caplog.text and not (tmp_path / "data" / "pack" / "images.bin").exists()
+    with pytest.raises(LandsegError, match="exists already"):
+        cut(tmp_path, tmp_path / "data", pack=True)
+    split(tmp_path / "data", val=0.5)
+    assert (tmp_path / "data" / "pack" / "images.bin").is_file()
 
 
 def test_one_kind_replaces_the_other(tmp_path: Path) -> None:

@@ -99,15 +99,31 @@ class Annotations:
         return label
 
 
-def find_annotations(roots: Sequence[Path], leave: Path | None = None, *, shown: Callable[[Path], str] = str) -> Annotations | None:
+def is_marked(text: str, suffix: str) -> bool:
+    """Whether a text with such an ending may hold annotations: it has what all files of some format have."""
+    if suffix == ".xml":
+        return "<annotations" in text
+    formats = (coco.MARKS, labelme.MARKS, labelstudio.MARKS, labelstudio.MARKS_OF_MIN)
+    return any(all(mark in text for mark in marks) for marks in formats)
+
+
+def find_annotations(
+    roots: Sequence[Path],
+    leave: Path | None = None,
+    *,
+    shown: Callable[[Path], str] = str,
+    named: Callable[[Path], Path] = lambda path: path,
+) -> Annotations | None:
     """Find the annotations below some folders and the images they belong to.
 
-    Of several formats the one that annotates most images is used. The images' pixels are not read: `Annotations.rasterise` reads sizes.
+    Of several formats the one that annotates most images is used. Images may lie in zips, annotations are read from files alone.
+    The images' pixels are not read: `Annotations.rasterise` reads sizes.
 
     Args:
         roots: Folders to look through.
         leave: A folder that is not looked into: where the result goes.
         shown: How a path is written in messages.
+        named: What a path counts as in the names of tiles, which do not tell where a zip lies or was unpacked.
 
     Returns:
         None where there are no annotations with areas.
@@ -125,7 +141,7 @@ def find_annotations(roots: Sequence[Path], leave: Path | None = None, *, shown:
         elif found is not None:
             documents[found[0]].append(found[1])
     gallery = Gallery(images)
-    choices = [_match(kind, documents[kind], gallery, shown) for kind in _FORMATS if documents[kind]]
+    choices = [_match(kind, documents[kind], gallery, shown, named) for kind in _FORMATS if documents[kind]]
     drawn = [choice for choice in choices if choice.class_names]
     for choice in choices:
         if choice not in drawn:
@@ -153,16 +169,19 @@ def find_annotations(roots: Sequence[Path], leave: Path | None = None, *, shown:
 
 
 def _walk(roots: Sequence[Path], leave: Path | None) -> tuple[list[Path], list[Path]]:
-    """Image files and possible annotation files."""
+    """Image files and possible annotation files; `staging` leaves no annotations in a zip."""
     images: dict[Path, None] = {}
     candidates: dict[Path, None] = {}
     for root in roots:
         for here, names in places.folders(root, leave):
+            is_zipped = places.is_zipped(here)
             for name in names:
                 path = here / name
                 suffix = path.suffix.lower()
-                if suffix in SUFFIXES or suffix in ANNOTATION_SUFFIXES:
-                    (images if suffix in SUFFIXES else candidates)[path] = None
+                if suffix in SUFFIXES:
+                    images[path] = None
+                elif suffix in ANNOTATION_SUFFIXES and not is_zipped:
+                    candidates[path] = None
     return list(images), list(candidates)
 
 
@@ -193,8 +212,7 @@ def _parse(path: Path) -> Any:
     except LandsegError as error:
         return error.found
     is_one_image = all(mark in text for mark in labelme.MARKS)
-    marks = (coco.MARKS, labelstudio.MARKS, labelstudio.MARKS_OF_MIN)
-    if not is_one_image and not any(all(mark in text for mark in some) for some in marks):
+    if not is_marked(text, ".json"):
         return None
     try:
         document = parse_json(text, path)
@@ -206,7 +224,9 @@ def _parse(path: Path) -> Any:
     return None if isinstance(document, str) else document
 
 
-def _match(kind: str, documents: list[Document], gallery: Gallery, shown: Callable[[Path], str]) -> Annotations:
+def _match(
+    kind: str, documents: list[Document], gallery: Gallery, shown: Callable[[Path], str], named: Callable[[Path], Path]
+) -> Annotations:
     """Give the sheets of one format their images and their tile names."""
     found: dict[Path, list[Sheet]] = {}
     pictures: dict[Path, Path] = {}
@@ -232,8 +252,9 @@ def _match(kind: str, documents: list[Document], gallery: Gallery, shown: Callab
                     pictures[path] = painted[0]
     images: dict[str, Path] = {}
     clashing: list[str] = []
-    for path, name in name_tiles(list(found)).items():
-        if images.setdefault(name, path) is not path:
+    tiles = name_tiles([named(path) for path in found])
+    for path in found:
+        if images.setdefault(tiles[named(path)], path) is not path:
             clashing.append(shown(path))
     colours = {name: colour for document in reversed(documents) for name, colour in document.colours.items()}
     classes = _classes(kind, documents)

@@ -170,8 +170,10 @@ def packing(path: Path, *, is_stored: bool = False, sync: bool = False) -> Itera
                 raise LandsegError(path, f"{name} twice", "one entry a name", "rename one of the two files")
             try:
                 _safe_parts(path, name)
-            except LandsegError as error:  # it would refuse the whole zip to its reader
-                raise LandsegError(path, error.found, "a name that may stand in a zip", "rename the file that it is made of") from error
+                name.encode()
+            except (LandsegError, UnicodeEncodeError) as error:  # it would refuse the whole zip to its reader
+                found = error.found if isinstance(error, LandsegError) else f"a file is named {name!r}, which is not UTF-8"
+                raise LandsegError(path, found, "a name that may stand in a zip", "rename the file that it is made of") from error
             names.add(name)
             info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
             info.create_system = 3

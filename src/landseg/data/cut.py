@@ -160,6 +160,7 @@ def write_tiles(
     colours, names = palette(classes), [item.name for item in classes]
 
     def make(tile: CutTile) -> tuple[str, dict[str, bytes]]:
+        """A tile's place, and the bytes of its files that are still to be written."""
         place, tags = f"{name}/{tile.row:04d}_{tile.col:04d}", {"scene": name}
         path = Path(f"{place}.tif")
         files = {"images": encode(path, tile.image, tile.grid, tags=tags)}
@@ -167,6 +168,7 @@ def write_tiles(
             files["labels"] = encode(path, tile.label, tile.grid, nodata=IGNORE_INDEX, palette=colours, names=names, tags=tags)
         if not sink.is_packed:  # here, on many threads: a disk far away takes its time for each file
             save(place, files)
+            return place, {}
         return place, files
 
     def save(place: str, files: dict[str, bytes]) -> None:
@@ -176,8 +178,7 @@ def write_tiles(
     tiles = tiles_of(scene, labels, size, factor, config, counts)
     high, wide = (-(-length // size) for length in cut_grid(scene.grid, factor).shape)
     for place, files in progress(parallel_map(make, tiles, ahead=2), f"cutting {name}", high * wide):
-        if sink.is_packed:
-            save(place, files)
+        save(place, files)
         counts.images[place] = sink.place("images") / f"{place}.tif"
     return counts
 

@@ -57,7 +57,14 @@ class Gathered:
 
 
 def gather(
-    roots: Sequence[Path], labels: Path | None, listed: ClassList, *, rasters: Sink, leave: Path, shown: Callable[[Path], str] = str
+    roots: Sequence[Path],
+    labels: Path | None,
+    listed: ClassList,
+    *,
+    rasters: Sink,
+    leave: Path,
+    shown: Callable[[Path], str] = str,
+    named: Callable[[Path], Path] = lambda path: path,
 ) -> Gathered:
     """Find the images and labels of one set.
 
@@ -68,6 +75,7 @@ def gather(
         rasters: Gets rasterised annotations as labels.
         leave: A folder that is not looked into: where the result goes.
         shown: How a path is written in messages.
+        named: What a path counts as in the names of tiles, which do not tell where a zip lies or was unpacked.
 
     Raises:
         LandsegError: There is nothing, or it cannot be told what is what.
@@ -76,9 +84,9 @@ def gather(
     if lists is not None:
         return _from_lists(lists, listed, roots)
     colours = [item.rgb for item in listed.classes] if listed.has_colours else []
-    annotations = find_annotations([*roots, *([labels] if labels else [])], leave, shown=shown)
+    annotations = find_annotations([*roots, *([labels] if labels else [])], leave, shown=shown, named=named)
     try:
-        found = recognise(roots, labels, leave=leave, colours=colours, shown=shown)
+        found = recognise(roots, labels, leave=leave, colours=colours, shown=shown, named=named)
     except LandsegError:
         # Images in a form that puzzles `recognise`, or a folder of labels that holds annotations alone.
         if annotations is None:
@@ -140,11 +148,15 @@ def _from_annotations(annotations: Annotations, listed: ClassList, sink: Sink, r
 
     def rasterise(name: str) -> tuple[str, bytes, str]:
         try:
-            return name, encode_label(table[annotations.rasterise(name, None if ground is None else free)], classes), ""
+            data = encode_label(table[annotations.rasterise(name, None if ground is None else free)], classes)
         except UnreadableTile as error:
             return name, b"", str(error)
         except LandsegError as error:
             return name, b"", f"{error.found}, {error.needed}"
+        if sink.is_packed:
+            return name, data, ""
+        sink.put("labels", f"{name}.png", data)  # here, on many threads: a disk far away takes its time for each file
+        return name, b"", ""
 
     names = sorted(annotations.images)
     labels: dict[str, Path] = {}
@@ -153,8 +165,10 @@ def _from_annotations(annotations: Annotations, listed: ClassList, sink: Sink, r
         for name, data, reason in progress(parallel_map(rasterise, names), "rasterising annotations", len(names)):
             if reason:
                 unreadable[name] = reason
-            else:
-                labels[name] = sink.put("labels", f"{name}.png", data)
+                continue
+            if sink.is_packed:
+                sink.put("labels", f"{name}.png", data)
+            labels[name] = sink.place("labels") / f"{name}.png"
     if not labels:
         name, reason = next(iter(unreadable.items()))
         raise LandsegError(

@@ -132,6 +132,31 @@ def version(path: Path) -> str:
     return f"{status.st_size} {status.st_mtime_ns}"
 
 
+def size(path: Path) -> int:
+    """Bytes of a file, or of one in a zip once it is unpacked.
+
+    Raises:
+        OSError: It is not there.
+        LandsegError: The zip is damaged or hostile.
+    """
+    try:
+        return path.stat().st_size
+    except _BEYOND:
+        inside = _inside(path)
+        if inside is None:
+            raise
+    archive, name = inside
+    return archive.member(name).size
+
+
+def forget(folder: Path) -> None:
+    """Close the zips at or below a folder before they are moved or deleted: the disk keeps a deleted file for as long as it is open."""
+    top = folder.resolve()
+    with _lock:
+        for key in [key for key, archive in _archives.items() if archive.path.resolve().is_relative_to(top)]:
+            del _archives[key]
+
+
 def gdal_name(path: Path) -> str | None:
     """How GDAL calls a file, so that it reads no more of it than it needs; None of one that is deflated in a zip.
 

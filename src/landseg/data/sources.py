@@ -85,6 +85,8 @@ class _Heap:
     folder: Path
     files: dict[str, Path]
     """By stem, without the mark (``_label``) where the heap shares its folder with another."""
+    place: Path
+    """What the folder counts as in the names of tiles."""
     is_half: bool = False
     kind: Kind = "images"
     lossy: bool = False
@@ -99,6 +101,7 @@ def recognise(
     leave: Path | None = None,
     colours: Sequence[tuple[int, int, int]] = (),
     shown: Callable[[Path], str] = str,
+    named: Callable[[Path], Path] = lambda path: path,
 ) -> Found:
     """Find the images and the labels below some folders, by what the files hold.
 
@@ -108,6 +111,7 @@ def recognise(
         leave: A folder that is not looked into: where the result goes.
         colours: Of the classes, when the user gives them: then pictures in these colours are labels where nothing else is.
         shown: How a path is written in messages.
+        named: What a folder counts as in the names of tiles, which do not tell where a zip lies or was unpacked.
 
     Returns:
         The set; its label folder and labels are None when there are images alone.
@@ -115,7 +119,7 @@ def recognise(
     Raises:
         LandsegError: There is no tile file, no image belongs to the labels, or it cannot be told which images do.
     """
-    heaps = _heaps([*roots, *([labels] if labels else [])], leave)
+    heaps = _heaps([*roots, *([labels] if labels else [])], leave, named)
     if not heaps:
         raise LandsegError(
             ", ".join(map(shown, roots)),
@@ -160,7 +164,7 @@ def folder_of(files: Mapping[str, Path], roots: Sequence[Path]) -> Path | None:
         return None
 
 
-def _heaps(roots: Sequence[Path], leave: Path | None) -> list[_Heap]:
+def _heaps(roots: Sequence[Path], leave: Path | None, named: Callable[[Path], Path]) -> list[_Heap]:
     """Every folder below the roots that holds tile files; a folder with both halves of a set gives two heaps or more."""
     by_folder: dict[Path, list[Path]] = {}
     for root in roots:
@@ -169,16 +173,16 @@ def _heaps(roots: Sequence[Path], leave: Path | None) -> list[_Heap]:
             if files:
                 by_folder.setdefault(here, files)
     result: list[_Heap] = []
-    for folder, files in sorted(by_folder.items()):
+    for place, folder, files in sorted((named(folder), folder, files) for folder, files in by_folder.items()):
         if len({_MARK.sub("", path.stem) for path in files}) == len(files):
-            result.append(_Heap(folder, {path.stem: path for path in files}))
+            result.append(_Heap(folder, {path.stem: path for path in files}, place))
             continue
         halves: defaultdict[tuple[str, str], dict[str, Path]] = defaultdict(dict)
         for path in files:
             mark = _MARK.search(path.stem)
             key = (mark[1].lower() if mark else "", path.suffix)
             halves[key][_MARK.sub("", path.stem)] = path
-        result += [_Heap(folder, half, is_half=True) for half in halves.values()]
+        result += [_Heap(folder, half, place, is_half=True) for half in halves.values()]
     return result
 
 
@@ -224,7 +228,7 @@ def _join(heaps: list[_Heap]) -> list[_Heap]:
         by_stem = {path.stem: path for path in paths}
         if len(halves) > 1 and len({half.kind for half in halves}) == 1 and len(by_stem) == len(paths):
             # No halves after all: what looked like a mark is part of the names.
-            result.append(_Heap(folder, by_stem, kind=halves[0].kind, lossy=any(half.lossy for half in halves)))
+            result.append(_Heap(folder, by_stem, halves[0].place, kind=halves[0].kind, lossy=any(half.lossy for half in halves)))
             continue
         joined: list[_Heap] = []
         for half in halves:
@@ -247,8 +251,8 @@ def _match(
     is_like = len({id(image) for image, _ in direct}) == len(label_heaps)
     if is_like and all(image.files.keys() & label.files.keys() for image, label in direct):
         return direct
-    top = os.path.commonpath([heap.folder for heap in heaps])
-    words = {id(heap): frozenset(re.findall(r"[^\W\d_]+|\d+", os.path.relpath(heap.folder, top).lower())) for heap in heaps}
+    top = os.path.commonpath([heap.place for heap in heaps])
+    words = {id(heap): frozenset(re.findall(r"[^\W\d_]+|\d+", os.path.relpath(heap.place, top).lower())) for heap in heaps}
     scored: list[tuple[tuple[float, float], _Heap, _Heap]] = []
     for label in label_heaps:
         for image in image_heaps:
@@ -270,7 +274,7 @@ def _match(
                 raise _unclear(shown, heaps, f"{shown(one.folder)} and {shown(two.folder)} fit equally well")
         matched.append((image, label))
         scored = [item for item in scored if item[1] is not image and item[2] is not label]
-    return sorted(matched, key=lambda pair: pair[0].folder)
+    return sorted(matched, key=lambda pair: pair[0].place)
 
 
 def _image_set(roots: Sequence[Path], image_heaps: list[_Heap], heaps: list[_Heap], *, looks_like_labels: bool = False) -> Found:
@@ -290,12 +294,15 @@ def _paired_set(roots: Sequence[Path], matched: list[tuple[_Heap, _Heap]], heaps
 
 
 def _prefixes(heaps: list[_Heap]) -> dict[int, str]:
-    """What stands before a stem in a tile's name: the heap's folder below the folder common to all, and no ``images`` that all end in."""
-    top = Path(os.path.commonpath([heap.folder for heap in heaps]))
-    below = [heap.folder.relative_to(top).parts for heap in heaps]
+    """What stands before a stem in a tile's name: the heap's folder below the folder common to all, and no ``images`` that all end in.
+
+    A name does not begin with a dot, even if its source's does: what is hidden is no tile.
+    """
+    top = Path(os.path.commonpath([heap.place for heap in heaps]))
+    below = [heap.place.relative_to(top).parts for heap in heaps]
     if len(below) > 1 and len({parts[-1:] for parts in below}) == 1:
         below = [parts[:-1] for parts in below]
-    return {id(heap): "".join(f"{part}/" for part in parts) for heap, parts in zip(heaps, below, strict=True)}
+    return {id(heap): "".join(f"{part.lstrip('.')}/" for part in parts) for heap, parts in zip(heaps, below, strict=True)}
 
 
 def _refuse_clash(heaps: list[_Heap], names: dict[int, str]) -> None:

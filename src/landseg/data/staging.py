@@ -1,8 +1,8 @@
 """The unfinished data set: what is unpacked where, what will become images and labels, and how it takes an old set's place.
 
 Zips are unpacked into the result; folders are referred to, not copied, unless images and labels lie mixed in them: then their files are
-linked (copied where the disk cannot link) into the result under their tile names. A packed result holds no tile files: zips of nothing but
-tiles are referred to as folders are, and what would be a folder of files is a zip. Nothing is written outside the result. Until
+linked (copied where the disk cannot link) into the result under their tile names. A packed result holds no tile files: zips without
+annotations and lists are read where they lie, and what would be a folder of files is a zip. Nothing is written outside the result. Until
 `dataset.yaml` is there, the last file to be written, the folder is an interrupted prepare: the next one with the same result begins anew.
 It decides nothing about the tiles.
 """
@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,9 +22,10 @@ from landseg.core.errors import LandsegError
 from landseg.core.files import refuse_existing, require_room, unwritable
 from landseg.core.progress import progress
 from landseg.data import places
-from landseg.data.annotations import ANNOTATION_SUFFIXES
+from landseg.data.annotations import ANNOTATION_SUFFIXES, is_marked
 from landseg.data.archive import DamagedEntry, list_members, unpack
 from landseg.data.dataset import FILE, DatasetInfo, list_files, write_info
+from landseg.data.documents import MAX_BYTES, decode
 from landseg.data.lists import LIST_SUFFIXES
 from landseg.data.sink import Sink
 from landseg.data.tiles import SUFFIXES
@@ -39,6 +43,12 @@ KNOWN = (FILE, *_TILES, "splits", "audit", "pack")
 SIDE = ANNOTATION_SUFFIXES | LIST_SUFFIXES
 """Endings of annotations and file lists, which are unpacked with the tiles."""
 
+_BETWEEN = re.compile(r"[/\\\t|,; ]")
+"""What stands before a file's name in a list."""
+
+_LONGEST = 255
+"""Characters of a file's name at most, in every system."""
+
 
 @dataclass(frozen=True)
 class Staging:
@@ -47,9 +57,12 @@ class Staging:
     out: Path
     is_packed: bool = False
     archives: dict[Path, Path] = field(default_factory=dict)
+    """Where the files of a zip are read → the zip."""
     damaged: dict[str, str] = field(default_factory=dict)
     """Entries of zips that do not come out, and why."""
     _others: list[tuple[Path, str]] = field(default_factory=list)
+    _names: dict[Path, Path] = field(default_factory=dict)
+    """Where the files of a zip are read → the folder that they count as in the names of tiles."""
 
     @property
     def staging(self) -> Path:
@@ -57,19 +70,42 @@ class Staging:
         return self.out / STAGING
 
     @property
+    def _unpacked(self) -> Path:
+        return self.staging.resolve() / "unpacked"
+
+    @property
     def sink(self) -> Sink:
         """Where new files of tiles go."""
         return Sink(self.staging.resolve(), is_packed=self.is_packed)
 
-    def enter(self, source: Path) -> Path:
-        """The folder of a source: itself, its zip where that is read as it lies, or where its zip was unpacked."""
-        if source.is_dir() or (self.is_packed and self._refer(source)):
-            return source.resolve()
-        base = self.staging.resolve() / "unpacked"
-        folder = base / source.stem
-        while folder in self.archives:
-            folder = folder.with_name(f"{folder.name}-{len(self.archives)}")
-        self.archives[folder] = source
+    def enter(self, sources: Sequence[Path], labels: Path | None = None) -> tuple[list[Path], Path | None]:
+        """Where the files of the sources and of the labels are read: in folders, in zips as they lie, or where zips were unpacked.
+
+        Raises:
+            LandsegError: A zip is damaged or hostile, or the disk has no room for it.
+        """
+        everything: dict[Path, Path] = {}
+        for source in (*sources, *([labels] if labels else [])):
+            everything.setdefault(source.resolve(), source)
+        folders = [place for place in everything if place.is_dir()]
+        above = [source.resolve().parent for source in sources if source.is_dir()]
+        # Beside folders a zip counts as one of them; zips alone are named by their stems, wherever they lie.
+        beside = Path(os.path.commonpath(above)) if above else self._unpacked
+        roots = {place: place if place in folders else self._open(zipped, beside, folders) for place, zipped in everything.items()}
+        return [roots[source.resolve()] for source in sources], roots[labels.resolve()] if labels else None
+
+    def _open(self, source: Path, beside: Path, folders: Sequence[Path]) -> Path:
+        """Where the files of a zip are read; no other source has its name."""
+        name, count = source.stem, 0
+        while beside / name in self._names.values() or any(folder.is_relative_to(beside / name) for folder in folders):
+            count += 1
+            name = f"{source.stem}-{count}"
+        root = source.resolve() if self.is_packed and self._refer(source) else self._unpack(source, self._unpacked / name)
+        self.archives[root] = source
+        self._names[root] = beside / name
+        return root
+
+    def _unpack(self, source: Path, folder: Path) -> Path:
         unpacked = unpack(source, folder, keep=lambda name: Path(name).suffix.lower() in SUFFIXES | SIDE)
         folder.mkdir(parents=True, exist_ok=True)
         self.damaged.update({f"{source.name}/{name}": reason for name, reason in unpacked.damaged.items()})
@@ -78,15 +114,25 @@ class Staging:
         return folder
 
     def _refer(self, source: Path) -> bool:
-        """Whether a zip is read where it lies: no annotation or list is in it, which are read as files."""
-        if source.suffix.lower() != places.ENDING:
+        """Whether a zip is read where it lies: no annotation or list is in it, which need their images as files."""
+        place = source.resolve()
+        if place.suffix.lower() != places.ENDING:
             return False
-        names = list(list_members(source))
-        if any(Path(name).suffix.lower() in SIDE for name in names):
-            return False
-        self.archives[source.resolve()] = source
-        self._others.extend((source, name) for name in names if Path(name).suffix.lower() not in SUFFIXES)
+        members = list_members(place)
+        endings = {name: Path(name).suffix.lower() for name in members}
+        tiles = frozenset(Path(name).name for name, ending in endings.items() if ending in SUFFIXES)
+        side = [name for name, ending in endings.items() if ending in SIDE]
+        for name in progress(side, f"looking at texts in {source.name}", len(side), "files"):
+            # What is too large is unpacked: its reader says so.
+            if members[name].size > MAX_BYTES or _is_told_by(place / name, tiles):
+                return False
+        others = [name for name, ending in endings.items() if ending not in SUFFIXES | SIDE]
+        self._others.extend((source, name) for name in (*others, *side))
         return True
+
+    def named(self, path: Path) -> Path:
+        """What a path counts as in the names of tiles, which do not tell where a zip lies or was unpacked."""
+        return next((name / path.relative_to(root) for root, name in self._names.items() if path.is_relative_to(root)), path)
 
     def left_out(self, *, side_is_used: bool) -> list[str]:
         """What of the zips is no part of the set, and why.
@@ -131,7 +177,8 @@ class Staging:
             return _reference(folder, home)
         if self.is_packed:
             return self._pack(files, role)
-        require_room(self.out, _bytes_to_copy(files, inside), f"gathering {role}")
+        # What lies in the result already is moved.
+        require_room(self.out, _bytes_of(path for path in files.values() if not path.is_relative_to(inside)), f"gathering {role}")
         for name, path in progress(files.items(), f"gathering {role}", len(files)):
             goal = ready / (name + path.suffix)
             goal.parent.mkdir(parents=True, exist_ok=True)
@@ -146,6 +193,7 @@ class Staging:
 
     def _pack(self, files: dict[str, Path], role: str) -> str:
         """Write files into a zip; what cannot be read was named when it was checked, and is left out."""
+        require_room(self.out, _bytes_of(files.values()), f"packing {role}")
         with self.sink as sink:
             for name, path in progress(sorted(files.items()), f"packing {role}", len(files)):
                 try:
@@ -160,6 +208,7 @@ class Staging:
 
         What belongs to it lies in the staging folder by now: nothing is written once something has been deleted.
         """
+        places.forget(self.out)
         write_info(self.staging, info)
         if any((self.out / "splits").glob("*.csv")):
             log.warning("%s: its splits go with the data set that is replaced; split again", self.out)
@@ -177,6 +226,7 @@ class Staging:
         """
         if (self.staging / FILE).exists() and not (self.out / FILE).exists():
             return
+        places.forget(self.staging)
         shutil.rmtree(self.staging, ignore_errors=True)
         if is_new and self.out.is_dir() and not any(self.out.iterdir()):
             self.out.rmdir()
@@ -219,6 +269,30 @@ def _delete(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _bytes_to_copy(files: dict[str, Path], staging: Path) -> int:
-    """Bytes that gathering may take: nothing for what is moved."""
-    return sum(path.stat().st_size for path in files.values() if not path.is_relative_to(staging))
+def _bytes_of(paths: Iterable[Path]) -> int:
+    """Bytes of some files; what is not there takes none."""
+    total = 0
+    for path in paths:
+        with suppress(OSError):
+            total += places.size(path)
+    return total
+
+
+def _is_told_by(path: Path, tiles: frozenset[str]) -> bool:
+    """Whether a text in a zip may be an annotation or a list: it has what all of them have. Others are no reason to unpack the zip.
+
+    Args:
+        path: Its place.
+        tiles: Names of the image files in the zip: one of them ends a line of every list.
+    """
+    suffix = path.suffix.lower()
+    try:
+        text = decode(places.read(path), path)
+    except DamagedEntry:
+        return True  # unpacked, it is named
+    except LandsegError:  # no text that we can read; XML says itself how it is written
+        return suffix == ".xml"
+    if suffix in ANNOTATION_SUFFIXES:
+        return is_marked(text, suffix)
+    ends = (line.strip()[-_LONGEST:] for line in text.splitlines())
+    return any(end in tiles or any(end[mark.end() :] in tiles for mark in _BETWEEN.finditer(end)) for end in ends)

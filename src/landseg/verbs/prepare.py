@@ -106,9 +106,8 @@ def prepare(
     is_new = claim(target, overwrite=overwrite)
     work = Staging(target, pack)
     try:
-        roots = [work.enter(source) for source in everything]
-        label_root = roots.pop() if label_source else None
-        gathered = gather(roots, label_root, listed, rasters=work.sink, leave=target.resolve(), shown=work.shown)
+        roots, label_root = work.enter(given, label_source)
+        gathered = gather(roots, label_root, listed, rasters=work.sink, leave=target.resolve(), shown=work.shown, named=work.named)
         found = gathered.found
         settled = settle(
             found.images, found.labels, gathered.listed, mend=mend, shown=work.shown, source=_quoted(given), is_drawn=gathered.is_drawn
@@ -196,6 +195,7 @@ def _from_scenes(asked: _Asked, work: Staging, listed: ClassList, config: CutCon
 def _packed(prepared: Prepared, pack: bool) -> Prepared:
     """With the store written, where it is asked for; the data set stands by now, and whoever reads it first goes on with the store."""
     if pack:
+        log.info("%s: the data set stands; now its pack is written (if that is cut short, split or train goes on)", prepared.dataset)
         open_tiles(open_dataset(prepared.dataset))
     return prepared
 
