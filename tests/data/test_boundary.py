@@ -15,9 +15,11 @@ from pyproj import Geod
 from rasterio.crs import CRS
 from rasterio.features import rasterize
 
+from landseg.core.earth import pixel_frame_m
 from landseg.core.grid import Grid, Window
-from landseg.data.boundary import OutlinedLabels
-from landseg.data.burn import Burner, open_layers
+from landseg.data import boundary
+from landseg.data.boundary import OutlinedLabels, reach_px
+from landseg.data.burn import Burner, draw, open_layers
 from landseg.data.ground import move, move_points
 
 UTM, DEGREES, MERCATOR = (CRS.from_epsg(code) for code in (32650, 4326, 3857))
@@ -55,8 +57,30 @@ def outlined(
     crs = grid.crs.to_wkt() if grid.crs else None
     pyogrio.raw.write(path, shapely.to_wkb(np.array(on_ground(shapes, grid), object)), [values], ["kind"], crs=crs, geometry_type="Unknown")
     codes = {"field": FIELD, "wood": 2, "nothing": NOTHING, "cloud": 255}
-    burner = Burner(open_layers(str(path)), grid, column="kind", codes=codes, background=background, **options)
+    margin = reach_px(grid, width_m)
+    burner = Burner(open_layers(str(path)), grid, column="kind", codes=codes, background=background, margin=margin, **options)
     return OutlinedLabels(burner, width_m, LINE)
+
+
+def drawn_whole(labels: OutlinedLabels, width_m: float, window: Window) -> np.ndarray:
+    """The plain way: the outlines of each feature widened as a whole, over what it covers itself; nothing is cut or left out."""
+    burner, frame = labels._burner, pixel_frame_m(labels.grid)
+    kept = np.full((window.height, window.width), burner.background == 255, np.uint8)
+    draw(burner.shapes, ((burner.ids == 255) | burner.is_thin).astype(int), window, kept)
+    band = np.zeros_like(kept)
+    for shape, id_ in zip(burner.shapes, burner.ids, strict=True):
+        draw(np.array([shape]), np.zeros(1, int), window, band)
+        lines = shapely.transform(shapely.boundary(shape), lambda points: points @ frame.T)
+        line = shapely.transform(lines.buffer(1.01 * width_m / 2), lambda points: points @ np.linalg.inv(frame).T)
+        draw(np.array([line] if id_ != 255 else [], object), np.ones(int(id_ != 255), int), window, band)
+    return np.where((band == 1) & (kept == 0), LINE, burner.read(window))
+
+
+def star(x: float, y: float, radius: float, corners: int) -> shapely.Polygon:
+    """An uneven ring of many edges."""
+    angle, turns = np.linspace(0, 2 * np.pi, corners, endpoint=False), np.random.default_rng(corners)
+    lengths = radius * turns.uniform(0.97, 1.0, corners)
+    return shapely.Polygon(np.stack([x + lengths * np.cos(angle), y + lengths * np.sin(angle)], 1))
 
 
 def mosaic(seed: int) -> list[Any]:
@@ -104,9 +128,10 @@ def test_the_narrowest_outline_keeps_polygons_from_each_other_and_from_the_groun
 
 
 @pytest.mark.parametrize("width_m", [0.1, 14.0])
-def test_every_window_gives_the_same_pixels(tmp_path: Path, width_m: float) -> None:
+def test_every_window_gives_the_same_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width_m: float) -> None:
+    monkeypatch.setattr(boundary, "_WHOLE", 40)
     above = [shapely.box(10.3, -9, 24.6, 30.2), shapely.Point(30, 30).buffer(9)]  # whose outlines reach into what lies below them
-    labels = outlined(tmp_path, [*mosaic(3), *above], width_m)
+    labels = outlined(tmp_path, [*mosaic(3), *above, star(20, 24, 21, 300)], width_m)
     whole = labels.read(WHOLE)
     for high, wide in ((12, 8), (7, 5), (48, 3)):
         windows = [
@@ -114,6 +139,45 @@ def test_every_window_gives_the_same_pixels(tmp_path: Path, width_m: float) -> N
         ]
         pieces = [[labels.read(window) for window in line] for line in windows]
         assert (np.block(pieces) == whole).all()
+
+
+@pytest.mark.parametrize("width_m", [2.5, 7.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_outlines_near_a_window_are_those_of_whole_features(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, width_m: float
+) -> None:
+    """Holes, parts of a multipolygon, a road through all windows, clouds and rings in many runs; on a turned grid."""
+    monkeypatch.setattr(boundary, "_WHOLE", 40)
+    grid = Grid(EDGE, EDGE, Affine(2, 0, 500_000, 0, -2, 4_000_000) @ Affine.rotation(20), UTM)
+    parts = shapely.MultiPolygon([shapely.box(3.2, 30.1, 11.7, 60.3), shapely.Point(38.1, 9.4).buffer(6)])
+    road, cloud = shapely.LineString([(-20, 11.3), (21.2, 25.7), (80, 20)]), shapely.Point(24, 36).buffer(7)
+    ring = star(30, 30, 22, 150).difference(star(30, 30, 12, 70))
+    shapes = [*mosaic(seed), ring, parts, road, cloud]
+    kinds = [*(["field", "wood", "nothing"] * 9)[: len(shapes) - 4], "field", "field", "wood", "cloud"]
+    labels = outlined(tmp_path, shapes, width_m, kinds=kinds, grid=grid, buffer_m=3.0)
+    assert labels._burner.is_thin.sum() == 1
+    for window in (WHOLE, Window(0, 0, 16, 16), Window(7, 19, 5, 29), Window(40, 8, 8, 8), Window(23, 0, 1, EDGE)):
+        label = labels.read(window)
+        assert (label == LINE).any() and (label == drawn_whole(labels, width_m, window)).all()
+
+
+def test_outlines_far_from_a_window_cost_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is widened by GEOS is counted: it holds several times the memory of the polygons."""
+    holes = [shapely.box(x, y, x + 2, y + 2) for x in range(0, EDGE, 4) for y in range(0, EDGE, 4)]
+    ground = star(24, 24, 100, 5000).difference(shapely.union_all(holes))
+    widened: list[int] = []
+
+    def count(shapes: Any, *given: Any, buffer: Any = shapely.buffer, **options: Any) -> Any:
+        widened.append(int(shapely.get_num_coordinates(shapes).sum()))
+        return buffer(shapes, *given, **options)
+
+    monkeypatch.setattr(shapely, "buffer", count)
+    labels = outlined(tmp_path, [ground, *holes, star(-31, 24, 40, 4000)], 2.0)
+    assert not widened, "nothing is kept"
+    assert (labels.read(Window(21, 21, 2, 2)) == LINE).any() and sum(widened) <= 4 * 2 * 5
+    widened.clear()
+    labels.read(WHOLE)
+    assert 5 * 2 * len(holes) < sum(widened) < 5 * 2 * len(holes) + 1500, "of the long ring what is near alone"
 
 
 def test_an_outline_lies_on_both_sides_whatever_lies_beyond(tmp_path: Path) -> None:
@@ -130,6 +194,13 @@ def test_of_outlines_only_what_is_seen_counts(tmp_path: Path) -> None:
     assert (turned[15, 7:29] == FIELD).all() and (turned[15, 29:31] == LINE).all()
     pond = outlined(tmp_path, [shapely.box(14, 14, 20, 20), shapely.box(5, 5, 40, 40)], 4.0, order="area").read(WHOLE)
     assert pond[14, 17] == LINE == pond[17, 13] and pond[17, 17] == FIELD, "with the smaller one on top it is seen"
+
+
+def test_beside_a_cloud_a_hidden_end_counts_all_the_same(tmp_path: Path) -> None:
+    field, cloud = shapely.box(5.2, 5.2, 20.2, 40.2), shapely.box(14.2, 0.2, 20.8, 45.2)
+    label = outlined(tmp_path, [field, cloud], 8.0, kinds=["field", "cloud"]).read(WHOLE)
+    assert (label[20, 14:21] == 255).all() and label[20, 13] == FIELD
+    assert label[20, 21] == LINE and label[20, 22] == NOTHING, "within two pixels of 20.2, where the field ends"
 
 
 def test_holes_and_all_parts_have_outlines(tmp_path: Path) -> None:
@@ -160,6 +231,27 @@ def test_polygons_of_the_background_are_outlined_and_unlabelled_ones_are_not(tmp
 def test_the_edge_of_the_scene_is_no_outline(tmp_path: Path) -> None:
     label = outlined(tmp_path, [shapely.box(-30, -30, 24.4, 80), shapely.box(24.4, -30, 90, 80)], 2.0).read(WHOLE)
     assert (label[:, 24] == LINE).all() and (np.delete(label, 24, 1) == FIELD).all()
+
+
+def test_an_outline_just_beyond_the_edge_reaches_into_the_scene(tmp_path: Path) -> None:
+    """Seams of scenes: the same ground has the same labels. Here the width is more than the twentieth of a scene that is read anyway."""
+    for width_m, beyond in ((8.0, 0.7), (24.0, 4.7)):
+        fields = [shapely.box(-30, 5.2, -beyond, 40.2), shapely.box(20.2, 5.2, 44.2, 40.2)]
+        labels = outlined(tmp_path, fields, width_m)
+        label = labels.read(WHOLE)
+        reach = width_m / 4 - beyond  # in pixels of 2 m
+        assert "".join(map(str, label[20, :4])) == "9" * round(reach) + "0" * (4 - round(reach)) and labels._burner.features == 1
+        wider = Grid(EDGE, EDGE + 20, GRID.transform @ Affine.translation(-20, 0), UTM)
+        moved = list(shapely.transform(np.array(fields), lambda points: points + np.array([20, 0])))
+        assert (outlined(tmp_path, moved, width_m, grid=wider).read(Window(0, 20, EDGE, EDGE)) == label).all()
+
+
+def test_fields_not_wider_than_the_width_are_all_boundary(tmp_path: Path) -> None:
+    found = []
+    for wide in (3, 4, 5, 6, 8):
+        label = outlined(tmp_path, [shapely.box(10.3, 5.3, 10.3 + wide, 40.3)], 8.0).read(WHOLE)
+        found.append(int((label[20] == FIELD).sum()))
+    assert found == [0, 0, 1, 2, 4]
 
 
 @pytest.mark.parametrize("crs", [DEGREES, MERCATOR], ids=["degrees", "mercator"])

@@ -205,6 +205,8 @@ def test_the_command_names_the_boundary_or_another_class(tmp_path: Path, classes
     assert answer.exit_code == 0 and json.loads(answer.stdout)["instances"]["class"] == "water"
     refused = CliRunner().invoke(main, [*call, "--overwrite"])
     assert refused.exit_code == 2 and "no class is named boundary, one of building, field, water" in refused.stderr
+    shown = " ".join(CliRunner().invoke(main, ["parcels", "--help"]).stdout.split())
+    assert "write it after CLASSES.tif" in shown, "of `--instances CLASSES.tif` the raster would be the class"
 
 
 def test_a_class_that_is_not_there_is_refused_before_the_work(tmp_path: Path, classes: Path, monkeypatch: pytest.MonkeyPatch) -> None:

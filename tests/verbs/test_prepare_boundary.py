@@ -73,6 +73,24 @@ def test_outlines_are_drawn_on_coarse_tiles_and_not_resampled_away(tmp_path: Pat
     assert (whole == whole[0]).all() and "".join(map(str, whole[0])) == "1" * 11 + "2" + "1" * 10 + "2" + "0" * 9
 
 
+def test_labels_go_on_across_the_seam_of_two_scenes(tmp_path: Path) -> None:
+    """A field that ends just beyond a scene has its boundary in it."""
+    west, below = 500_000, 4_000_000 - 64
+    for name, left, wide in (("west", west, 32), ("east", west + 64, 32), ("both", west, 64)):
+        grid = Grid(32, wide, Affine(2, 0, left, 0, -2, below + 64), CRS.from_epsg(32650))
+        raster.write(tmp_path / f"{name}.tif", np.full((32, wide, 3), 9, np.uint8), grid)
+    layer = tmp_path / "l.gpkg"
+    fields = [shapely.box(west + 10.5, below + 6.5, west + 62.5, below + 50.5), shapely.box(west + 90.5, below, west + 140, below + 30.5)]
+    columns = [np.array(["field", "field"], object)]
+    pyogrio.raw.write(layer, shapely.to_wkb(np.array(fields)), columns, ["class_name"], crs="EPSG:32650", geometry_type="Polygon")
+    for out, names in (("two", ("west", "east")), ("one", ("both",))):
+        scenes = [tmp_path / f"{name}.tif" for name in names]
+        prepare(scenes, tmp_path / out, labels=layer, tile=32, settings=["cut.boundary_m=8"], **LIST)
+    two, one = labels_of(tmp_path / "two"), labels_of(tmp_path / "one")
+    assert (two["east/0000_0000"][8:24, 0] == 2).all(), "the field ends 1.5 m to the west of it"
+    assert (two["east/0000_0000"] == one["both/0000_0001"]).all() and (two["west/0000_0000"] == one["both/0000_0000"]).all()
+
+
 def test_its_colour_is_no_other_class_s(farmland: Path, tmp_path: Path) -> None:
     classes = tmp_path / "classes.yaml"
     taken = COLOURS[0]

@@ -249,7 +249,8 @@ def submit(**arguments: Any) -> Result:
     is_flag=False,
     flag_value="boundary",
     metavar="[CLASS]",
-    help="Keep touching parcels of a class apart by the class that lies between them, boundary when none is named; it is dissolved.",
+    help="Keep touching parcels of a class apart by the class that lies between them, which is dissolved; boundary when none is named: "
+    "then write it after CLASSES.tif.",
 )
 @common(settings=False)
 def parcels(**arguments: Any) -> Result:

@@ -129,7 +129,7 @@ class Burner:
     """The features of some layers that lie in one scene, ready to be drawn window by window.
 
     `shapes` are the features in the order of drawing, as areas in pixels of the scene (x = columns, y = rows); `ids` their classes,
-    `is_thin` those that were lines or points.
+    `is_thin` those that were lines or points. Features of the margin are among them.
 
     Args:
         layers: In the order of drawing.
@@ -140,6 +140,7 @@ class Burner:
         background: What lies outside of all features.
         buffer_m: Lines and points become areas of this half width in metres on the ground; None refuses them.
         order: ``file`` or ``area``.
+        margin: Pixels beyond the scene within which features are read too.
 
     Raises:
         LandsegError: Lines or points without a buffer, or no way between two CRS.
@@ -156,6 +157,7 @@ class Burner:
         background: int = IGNORE_INDEX,
         buffer_m: float | None = None,
         order: Order = "file",
+        margin: float = 0.0,
     ) -> None:
         self._background = background
         self.grid = grid
@@ -164,7 +166,7 @@ class Burner:
         thin: list[np.ndarray] = []
         self.unnamed = 0
         for layer in layers:
-            found, values = _read(layer, grid, column)
+            found, values = _read(layer, grid, column, margin)
             named = np.array([codes.get(_text(value), -1) for value in values] if column else np.full(len(found), only), np.int64)
             self.unnamed += int((named < 0).sum())
             areas, is_thin = _in_pixels(found[named >= 0], layer, grid, buffer_m)
@@ -172,7 +174,7 @@ class Burner:
             ids.append(named[named >= 0])
             thin.append(is_thin)
         self.shapes, self.ids, self.is_thin = np.concatenate(shapes), np.concatenate(ids), np.concatenate(thin)
-        self._keep(shapely.intersects(self.shapes, shapely.box(0, 0, grid.width, grid.height)))
+        self._keep(shapely.intersects(self.shapes, shapely.box(-margin, -margin, grid.width + margin, grid.height + margin)))
         if order == "area":
             self._keep(np.argsort(-shapely.area(self.shapes), kind="stable"))
         self._tree = shapely.STRtree(self.shapes)
@@ -183,7 +185,7 @@ class Burner:
     @property
     def features(self) -> int:
         """How many features lie in the scene."""
-        return len(self.shapes)
+        return len(self.within(Window(0, 0, *self.grid.shape)))
 
     @property
     def background(self) -> int:
@@ -211,7 +213,7 @@ def draw(shapes: np.ndarray, values: np.ndarray, window: Window, canvas: np.ndar
         shapes: (N,) polygons and multipolygons in pixels of the scene.
         values: (N,) what each is filled with.
         window: The part of the scene that `canvas` shows.
-        canvas: (H, W) uint8, changed in place.
+        canvas: (H, W) uint8 or int32, changed in place.
     """
     from rasterio.errors import NotGeoreferencedWarning
     from rasterio.features import rasterize
@@ -224,9 +226,9 @@ def draw(shapes: np.ndarray, values: np.ndarray, window: Window, canvas: np.ndar
         rasterize(zip(local, values.tolist(), strict=True), out=canvas)
 
 
-def _read(layer: Layer, grid: Grid, column: str | None) -> tuple[np.ndarray, np.ndarray]:
+def _read(layer: Layer, grid: Grid, column: str | None, margin: float) -> tuple[np.ndarray, np.ndarray]:
     """Geometries in the layer's CRS near the scene, and the values of their class column."""
-    bounds = _bounds_in(layer, grid)
+    bounds = _bounds_in(layer, grid, margin)
     try:
         _, numbers, wkb, fields = read_raw(
             layer.path, layer=layer.name, columns=[column] if column else [], bbox=bounds, force_2d=True, return_fids=True
@@ -239,9 +241,10 @@ def _read(layer: Layer, grid: Grid, column: str | None) -> tuple[np.ndarray, np.
     return geometries[order], fields[0][order] if column else np.zeros(len(order), object)
 
 
-def _bounds_in(layer: Layer, grid: Grid) -> tuple[float, float, float, float] | None:
-    """The scene's bounds in the layer's CRS, a little wider; None where they cannot be told, as across ±180°."""
-    corners = [grid.transform @ corner for corner in ((0, 0), (grid.width, 0), (grid.width, grid.height), (0, grid.height))]
+def _bounds_in(layer: Layer, grid: Grid, margin: float) -> tuple[float, float, float, float] | None:
+    """Bounds of the scene and its margin in the layer's CRS, a little wider; None where they cannot be told, as across ±180°."""
+    right, below = grid.width + margin, grid.height + margin
+    corners = [grid.transform @ corner for corner in ((-margin, -margin), (right, -margin), (right, below), (-margin, below))]
     outline = Ground("", shapely.Polygon(corners), grid.crs).within(layer.crs)
     if outline.is_empty:
         return None

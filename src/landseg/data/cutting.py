@@ -17,7 +17,7 @@ from landseg.core.earth import is_square, pixel_size_m
 from landseg.core.errors import LandsegError
 from landseg.core.settings import CutConfig
 from landseg.data.bands import chosen_bands, chosen_names
-from landseg.data.boundary import COLOURS, NAME, OutlinedLabels, pixel_m
+from landseg.data.boundary import COLOURS, NAME, OutlinedLabels, pixel_m, reach_px
 from landseg.data.burn import Burner, class_codes, class_values
 from landseg.data.cut import KEY, Factor, Labels, cut_grid, factor_of, write_tiles
 from landseg.data.label_rasters import CODES, RasterLabels, SeveralLabels, codes_in, shifted
@@ -222,7 +222,7 @@ def _labels_of(item: SceneFile, scene: Scene, factor: Factor, meaning: Meaning, 
         grid = scene.grid if meaning.boundary_m is None else cut_grid(scene.grid, factor)
         burner = Burner(
             item.layers, grid, column=meaning.column, codes=meaning.codes, only=meaning.only, background=meaning.background,
-            buffer_m=config.buffer_m, order=config.burn,
+            buffer_m=config.buffer_m, order=config.burn, margin=0.0 if meaning.boundary_m is None else reach_px(grid, meaning.boundary_m),
         )  # fmt: skip
         if burner.unnamed:
             log.warning("%s: %s features without a class, not drawn", item.path, f"{burner.unnamed:,}")
