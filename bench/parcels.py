@@ -7,11 +7,17 @@ GeoPackage. Both read the same invented class raster (five classes, 2 m pixels, 
 parcels a million pixels) and write all their parcels. Each runs in a process of its own, in turn, so that its peak memory is its own. Gaps
 are valid ground that no parcel covers, overlaps ground that several cover, both counted in the plane of the CRS with shapely; an exact
 coverage has none.
+
+    python bench/parcels.py --instances [--size 4000]
+
+What `landseg parcels --instances` holds while it floods, before any polygon: of invented fields with outlines, of noise and of flat ground,
+each with probabilities beside it and without, by pixel of a strip as it is counted before. One row a process of its own; Linux alone tells.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import multiprocessing
@@ -31,6 +37,8 @@ from rasterio.crs import CRS
 
 from landseg.core.grid import Grid
 from landseg.data.raster import write
+from landseg.product import instances
+from landseg.product.classmap import open_classes
 from landseg.verbs.parcels import parcels
 
 PIXEL = 2.0
@@ -96,6 +104,47 @@ def count(out: Path, valid: float) -> dict[str, float | bool]:
     }
 
 
+def invent_ground(folder: Path, size: int, kind: str, has_probabilities: bool) -> Path:
+    """Write a class raster of ``fields`` apart by their outlines, of ``noise``, or ``flat``, and the outlines' probabilities."""
+    generator = np.random.default_rng(5)
+    likely = generator.integers(0, 201 if kind == "noise" else 8, (size, size), np.uint8)
+    if kind == "fields":  # of 60 pixels across
+        seats = np.ones((size, size), np.uint8)
+        seats[tuple(generator.integers(0, size, (2, size * size // 3600)))] = 0
+        _, owner = cv2.distanceTransformWithLabels(seats, cv2.DIST_L2, cv2.DIST_MASK_5)
+        outline = cv2.morphologyEx(owner.astype(np.float32), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
+        values = np.where(outline, 2, owner % 5 > 0).astype(np.uint8)
+        likely += cv2.GaussianBlur(outline.astype(np.uint8) * 190, (0, 0), 1)
+    else:
+        values = generator.integers(0, 3, (size, size), np.uint8) if kind == "noise" else np.ones((size, size), np.uint8)
+    grid = Grid(size, size, Affine(PIXEL, 0, 5e5, 0, -PIXEL, 4e6), CRS.from_epsg(32650))
+    if has_probabilities:
+        write(folder / "scene_probabilities.tif", np.stack([np.zeros_like(likely), np.zeros_like(likely), likely], 2), grid, nodata=NODATA)
+    return write(folder / "scene_classes.tif", values, grid, nodata=NODATA, names=["other", "field", "boundary"])
+
+
+def held(which: str) -> int:
+    """Bytes of this process: ``VmRSS`` now, ``VmHWM`` at most. Not `resource`'s, which begin with those of the process that began it."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines())
+    return int(lines[which].split()[0]) * 1024
+
+
+def flooded(kind: str, has_probabilities: bool, size: int) -> None:
+    """Print what the flood of one raster holds in this process."""
+    logging.disable(logging.CRITICAL)
+    with tempfile.TemporaryDirectory() as folder:
+        made = multiprocessing.get_context("spawn").Process(target=invent_ground, args=(Path(folder), size, kind, has_probabilities))
+        made.start()  # its memory is not the flood's
+        made.join()
+        asked, before = list[int](), held("VmRSS")
+        with open_classes(Path(folder) / "scene_classes.tif") as source:
+            runs, kinds, *_ = instances.divide(source, "boundary", None, lambda _, need: asked.append(need))
+        peak = held("VmHWM") - before
+    facts = {"ground": kind, "probabilities": has_probabilities, "size": size, "strips": len(asked), "areas": len(kinds)}
+    bytes_a_pixel = peak / (max(asked) / instances._PIXEL_BYTES)
+    print(json.dumps({**facts, "runs": len(runs.start), "peak_gb": peak / 1e9, "bytes_a_pixel": round(bytes_a_pixel, 1)}), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=2000, help="edge length of the raster in pixels")
@@ -104,8 +153,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--no-count", action="store_true", help="gaps and overlaps take minutes above 4000 pixels")
+    parser.add_argument("--instances", action="store_true", help="the memory of keeping parcels apart instead")
     options = parser.parse_args()
     spawn = multiprocessing.get_context("spawn")
+    for kind, has_probabilities in itertools.product(("fields", "noise", "flat") * options.instances, (True, False)):
+        process = spawn.Process(target=flooded, args=(kind, has_probabilities, options.size))
+        process.start()
+        process.join()
+    if options.instances:
+        return
     with tempfile.TemporaryDirectory() as folder:
         source, answer = Path(folder) / "scene_classes.tif", Path(folder) / "cost.json"
         valid = invent(source, options.size, options.detail) * PIXEL**2

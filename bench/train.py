@@ -39,6 +39,7 @@ from landseg.data.dataset import open_dataset
 from landseg.data.pack import open_tiles
 from landseg.network.build import build, encoder_normalisation
 from landseg.network.card import ModelCard
+from landseg.network.torch_engine import has_bf16_units
 from landseg.splitting.assignment import read_split, tile_numbers
 from landseg.training.loop import Loop, Task
 from landseg.training.transfer import Batch
@@ -151,7 +152,7 @@ def bare_steps(batch: int, edge: int, classes: int, device: torch.device, backen
     random = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (batch, edge, edge, 3), generator=random, dtype=torch.uint8).to(device).permute(0, 3, 1, 2)
     labels = torch.randint(0, classes, (batch, edge, edge), generator=random).to(device)
-    is_half = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    is_half = has_bf16_units(device)
 
     def run(steps: int) -> int:
         for _ in range(steps):

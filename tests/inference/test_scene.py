@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 
 import cv2
 import numpy as np
@@ -22,6 +24,7 @@ from landseg.core.classes import LandClass, make_classes
 from landseg.core.errors import LandsegError
 from landseg.core.grid import Grid
 from landseg.data import raster
+from landseg.data.cog import Strips
 from landseg.inference import plan as planning
 from landseg.inference import scenes
 from landseg.inference.folder import BEGUN
@@ -464,6 +467,52 @@ def test_a_kill_while_the_files_are_put_together_loses_nothing(
         engine = Blur()
         assert run(engine, scene, tmp_path / place, ALL).is_resumed and engine.calls == 0
         assert every_byte(tmp_path / place) == wanted
+
+
+def test_the_class_map_takes_its_place_last_though_it_is_made_first(
+    tmp_path: Path, made: tuple[Path, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever finds it finds its confidences and probabilities: parcels are made of what lies there."""
+    scene, wanted = made
+    finish, is_made, found = Strips.finish, Event(), list[bool]()
+
+    def waiting(layer: Strips, path: Path, **how: object) -> None:
+        if "palette" in how:
+            finish(layer, path, **how)  # type: ignore[arg-type]
+            is_made.set()
+        else:
+            assert is_made.wait(30), "files are made at the same time"
+            found.append((tmp_path / "out" / "a_classes.tif").exists())
+            finish(layer, path, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Strips, "finish", waiting)
+    run(Blur(), scene, tmp_path / "out", ALL)
+    assert found == [False, False]
+    assert every_byte(tmp_path / "out") == wanted
+
+
+@pytest.mark.parametrize(("last", "placed"), [("confidence", 1), ("classes", 3)])
+def test_a_kill_while_files_are_moved_leaves_no_class_map_without_what_belongs_to_it(
+    tmp_path: Path, made: tuple[Path, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch, last: str, placed: int
+) -> None:
+    scene, wanted = made
+    replace = os.replace
+
+    def killed(source: Path, target: Path) -> None:
+        if Path(target).name == f"a_{last}.tif":
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(Blur(), scene, tmp_path / "out", ALL)
+    assert sorted(path.name for path in (tmp_path / "out").glob("a_*")) == sorted(
+        ["a_probabilities.tif", "a_confidence.tif", "a_classes.tif.aux.xml"][:placed]
+    )
+    engine = Blur()
+    assert run(engine, scene, tmp_path / "out", ALL).is_resumed and engine.calls == 0
+    assert every_byte(tmp_path / "out") == wanted
 
 
 def test_of_several_scenes_the_finished_stay(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -158,6 +159,7 @@ def test_a_folder_that_takes_no_file_sends_it_to_the_users_cache(
         engine = load_engine([model], "cpu")
     assert isinstance(engine, LaneEngine) and len(times) == 2
     assert caplog.text.count("nowhere may it be kept, so the next call converts again") == 1
+    assert "once" not in caplog.text
     assert (model / PLACE).is_file()
 
 
@@ -320,6 +322,18 @@ def test_what_was_used_within_the_hour_stays_though_it_be_one_too_many(tmp_path:
         (tmp_path / name).touch()
     room._prune(tmp_path, names[0], 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == names[:5]
+
+
+def test_what_was_written_where_nothing_can_be_listed_is_kept_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    card, before = load_card(model), kept(model)
+
+    def refused(place: Path) -> Iterator[Path]:
+        raise PermissionError(13, "Permission denied", str(place))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", refused)
+        assert room._keep(model, card, "onnx-x", ".onnx", b"") == model / PLACE
+    assert len(kept(model)) == len(before) + 1 and not (model.parent / "cache").exists()
 
 
 def test_processes_that_prune_at_once_are_not_in_each_others_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from landseg.core import allocation
 from landseg.core.classes import make_classes
 from landseg.core.errors import LandsegError
 from landseg.inference.pieces import EDGE, piece_edge
+from landseg.network import torch_engine
 from landseg.network.build import Normalisation, build
 from landseg.network.checkpoint import ModelCard, save_model
 from landseg.network.engine import Ensemble, load_engine
@@ -288,6 +290,27 @@ def test_fewer_bits_that_a_device_or_an_engine_lacks_are_refused(models: list[Pa
             load_engine(models[:1], device, engine, precision)
 
 
+@pytest.mark.parametrize("precision", ["fp16", "bfloat16", "float16", 16, 32, ""])
+def test_a_precision_that_is_none_is_refused_on_any_device(models: list[Path], precision: str) -> None:
+    for engine in ("auto", "torch", "onnx"):
+        with pytest.raises(LandsegError, match=rf"^predict\.precision: {precision!r}, '32', 'bf16' or '16'"):
+            load_engine(models[:1], "auto", engine, precision)
+    with pytest.raises(LandsegError, match=r"^predict\.precision"):
+        TorchEngine(Stand(), card_of(), torch.device("cuda"), precision)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("has_units", [True, False])
+def test_bf16_that_a_card_only_emulates_is_refused(monkeypatch: pytest.MonkeyPatch, has_units: bool) -> None:
+    asked = list[torch.device]()
+    monkeypatch.setattr("torch.cuda.device", lambda device: asked.append(device) or nullcontext())
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation=True: including_emulation or has_units)
+    device = torch.device("cuda:1")
+    with nullcontext() if has_units else pytest.raises(LandsegError, match=r"bf16 on cuda, 16, or bf16 where it has units for it"):
+        torch_engine._require_precision("bf16", device)
+    assert asked == [device], "another card may have other units"
+    torch_engine._require_precision("16", device)
+
+
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
 def test_logits_beyond_the_range_of_16_bits_are_refused(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
     class Large(torch.nn.Module):
@@ -295,6 +318,6 @@ def test_logits_beyond_the_range_of_16_bits_are_refused(monkeypatch: pytest.Monk
             return torch.full((len(batch), K, *batch.shape[2:]), value)
 
     monkeypatch.setattr("landseg.network.torch_engine._require_precision", lambda *_: None)  # as on a GPU
-    with pytest.raises(LandsegError, match=r"^predict\.precision=16: logits beyond its range.*--set predict\.precision=bf16"):
+    with pytest.raises(LandsegError, match=r"^predict\.precision=16: logits that are not finite.* or the model's own.*=bf16"):
         TorchEngine(Large(), card_of(), CPU, "16").preds(images((1, 32, 32, 3)))  # type: ignore[arg-type]
     TorchEngine(Large(), card_of(), CPU).preds(images((1, 32, 32, 3)))  # type: ignore[arg-type]

@@ -214,11 +214,27 @@ def test_fractions_are_probabilities_too(tmp_path: Path) -> None:
     assert len(outline(path, instances="boundary").polygons) == 2
 
 
+def test_confidence_is_that_of_a_parcels_own_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not of the boundary's, which went to it; those that stay boundary keep theirs."""
+    values = np.full((12, 30), FIELD, np.uint8)
+    values[:, 9:12], values[:, 18:21], values[:, 21:] = BOUNDARY, NOTHING, BOUNDARY
+    sure = np.where(values == BOUNDARY, 40, 180).astype(np.uint8)
+    sure[:, 12:18], sure[3, 2] = 160, NOTHING
+    path = save(tmp_path, values)
+    write(tmp_path / "scene_confidence.tif", sure, Grid(12, 30, TRANSFORM, UTM), nodata=NOTHING)
+    monkeypatch.setattr("landseg.product.classmap.STRIP_PIXELS", 5 * 30)
+    parcels = outline(path, instances="boundary")
+    assert parcels.class_id.tolist() == [FIELD, FIELD, BOUNDARY]
+    assert parcels.confidence == pytest.approx([0.9, 0.8, 0.2])
+    assert outline(path).confidence == pytest.approx([0.9, 0.2, 0.8, 0.2])
+
+
 def test_a_flood_that_memory_does_not_hold_is_refused_before_it_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(tmp_path, two_fields())
     monkeypatch.setattr("landseg.product.parcels.memory", lambda: Room(10**6, 300_000))
-    with pytest.raises(LandsegError, match=r"strips of 20 × 41 pixels to flood, which take about"):
+    with pytest.raises(LandsegError, match=r"strips of 20 × 41 pixels to flood, which take about.*a part of it that is narrower") as caught:
         outline(path, instances="boundary")
+    assert "--min-area-m2" not in str(caught.value), "which changes nothing of a strip"
     assert len(outline(path).polygons) == 3
 
 

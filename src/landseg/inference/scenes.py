@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import shutil
 import sys
@@ -197,16 +198,24 @@ class _Job:
         return bool(found), table
 
     def _finish(self, out: Path, layers: dict[str, Strips]) -> None:
-        """Put the strips of all layers together, at the same time: most of a COG is written by one core."""
-        card = self.engine.card
+        """Put the strips of all layers together, at the same time, for most of a COG is written by one core; then move all to their places.
+
+        The class map comes last: whoever finds it finds what belongs to it.
+        """
+        card, work = self.engine.card, _work(out, self.stem)
         extra: dict[str, dict[str, Any]] = {"classes": {"names": card.class_names, "palette": palette(card.classes)}}
         with ThreadPoolExecutor(len(layers)) as pool:
             finishing = [
-                pool.submit(layer.finish, out / f"{self.stem}_{name}.tif", tags=self.tags, **extra.get(name, {}))
-                for name, layer in layers.items()
+                pool.submit(layer.finish, work / f"{name}.tif", tags=self.tags, **extra.get(name, {})) for name, layer in layers.items()
             ]
         for done in finishing:
             done.result()
+        try:
+            for made in (work / f"{name}.tif{side}" for name in layers for side in (".aux.xml", "")):
+                if made.exists():
+                    os.replace(made, out / f"{self.stem}_{made.name}")
+        except OSError as error:
+            raise unwritable(out, error) from error
 
     def _draw(self, out: Path, path: Path, scene: Scene, table: _Table) -> None:
         """The sheets."""

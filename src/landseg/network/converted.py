@@ -85,7 +85,7 @@ def converted(folder: Path, card: ModelCard, weights: bytes, runtime: str, opene
     from landseg.network.checkpoint import restored
     from landseg.network.convert import convert
 
-    log.info("%s: converting it for %s, once: seconds, or a minute for a large network", folder, runtime)
+    log.info("%s: converting it for %s: seconds, or a minute for a large network", folder, runtime)
     network = restored(folder, card, weights)
     started = time.monotonic()
     try:
@@ -216,8 +216,12 @@ def _prune(place: Path, name: str, most: int, most_bytes: float = math.inf) -> N
     Whoever runs a conversion holds it in memory, and one that is gone is made again: processes need not wait for each other here, and one
     that is killed leaves some for the next.
     """
+    try:
+        paths = list(place.iterdir())
+    except OSError:  # what was written there is kept all the same
+        return
     found = []
-    for path in place.iterdir():
+    for path in paths:
         if _OWN.fullmatch(path.name):
             with suppress(OSError):  # another process has just removed it
                 facts = path.stat()

@@ -20,6 +20,8 @@ from landseg.network.probs import mean_logits
 
 log = logging.getLogger("landseg")
 
+_PRECISIONS = ("32", "bf16", "16")
+
 
 class Engine(Protocol):
     """Something that turns a batch of images into logits.
@@ -75,11 +77,13 @@ def load_engine(models: Sequence[Path], device: str = "auto", engine: str = "aut
         precision: 32 | bf16 | 16, as `TorchEngine` takes it; below 32, ``auto`` is torch on a CPU too.
 
     Raises:
-        LandsegError: None is named, no model there, models of an ensemble that differ in classes or bands, an engine that is not installed
-            or does not run on that device or in that precision, or one that was asked for and cannot run the network.
+        LandsegError: None is named, no model there, models of an ensemble that differ in classes or bands, no such precision, an engine
+            that is not installed or does not run on that device or in that precision, or one that was asked for and cannot run the network.
     """
     if not models:
         raise LandsegError("MODEL", "nothing is named", "a run folder or a model folder", "name at least one")
+    if precision not in _PRECISIONS:
+        raise LandsegError("predict.precision", f"{precision!r}", "'32', 'bf16' or '16'", "--set predict.precision=32")
     if engine in ("onnx", "openvino") and device not in ("auto", "cpu"):
         raise LandsegError(
             f"predict.engine={engine}", f"predict.device={device}", "the CPU, where this engine runs",

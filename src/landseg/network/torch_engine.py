@@ -16,8 +16,7 @@ from landseg.network.sizes import STRIDE, fitted_shape
 
 _TRAVELS_AS = {"uint16": "int32", "uint32": "float32", "uint64": "float32", "float64": "float32"}
 
-
-_BITS = {"bf16": torch.bfloat16, "16": torch.float16}
+_BITS = {"32": None, "bf16": torch.bfloat16, "16": torch.float16}
 
 
 class TorchEngine:
@@ -36,11 +35,11 @@ class TorchEngine:
     lanes = 1
 
     def __init__(self, network: Network, card: ModelCard, device: torch.device, precision: str = "32") -> None:
+        _require_precision(precision, device)
         self.card = card
         self.runtime = f"torch {torch.__version__} on {device.type}{'' if precision == '32' else f' in {precision}'}"
         self.device = device
-        self._dtype = _BITS.get(precision)
-        _require_precision(precision, device)
+        self._dtype = _BITS[precision]
         self._network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
     def logits(self, images: np.ndarray, scale: float = 1.0) -> np.ndarray:
@@ -59,8 +58,9 @@ class TorchEngine:
             logits = full_size_logits(self._network, to_tensor(images, self.device), self.card.factor * scale)
         if self._dtype is torch.float16 and not bool(logits.isfinite().all()):
             raise LandsegError(
-                "predict.precision=16", "logits beyond its range, which ends at 65,504", "bf16, whose range is float32's, or 32",
-                "--set predict.precision=bf16",
+                "predict.precision=16",
+                "logits that are not finite: beyond its range, which ends at 65,504, or the model's own in 32 bits too",
+                "bf16, whose range is float32's, or 32: what these do not mend is the model's", "--set predict.precision=bf16",
             )  # fmt: skip
         return logits
 
@@ -69,12 +69,23 @@ class TorchEngine:
 
 
 def _require_precision(precision: str, device: torch.device) -> None:
-    is_gpu = device.type == "cuda" and (precision != "bf16" or torch.cuda.is_bf16_supported())
-    if not (precision == "32" or is_gpu or (precision == "bf16" and device.type == "cpu")):
+    if (precision, device.type) == ("bf16", "cuda"):
+        is_here = has_bf16_units(device)
+    else:
+        is_here = precision == "32" or (precision, device.type) in (("16", "cuda"), ("bf16", "cpu"))
+    if not is_here:
         raise LandsegError(
-            "predict.precision", f"{precision} on {device.type}", "16, or bf16 where it has it, on an NVIDIA GPU; bf16 on a CPU",
+            "predict.precision", f"{precision} on {device.type}", "16, or bf16 where it has units for it, on an NVIDIA GPU; bf16 on a CPU",
             "--set predict.precision=32",
         )  # fmt: skip
+
+
+def has_bf16_units(device: torch.device) -> bool:
+    """Whether a device is a GPU that computes with bf16 itself: emulated, as before Ampere, it may take longer than 32 bits."""
+    if device.type != "cuda":
+        return False
+    with torch.cuda.device(device):  # the current one is asked
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def choose_device(name: str, key: str) -> torch.device:

@@ -26,7 +26,8 @@ CONFIDENCE_STEPS = 200
 """What a raster of confidences or probabilities of uint8 counts as certain. Source: the contract, 0–200 = 0–100 %."""
 
 FRACTIONS = 1_000_000
-"""Fractions of float rasters are rounded to millionths, so that their sums are exact in any order."""
+"""Fractions of float rasters are rounded to millionths, so that their sums are exact in any order; so far may they lie beyond 0 and 1, as
+a softmax in float32 does, and count as these."""
 
 
 class ClassMap:
@@ -147,11 +148,11 @@ class Fractions:
         values = image[:, :, 0]
         if not self._is_float:
             valid &= values != NOTHING
-        top = 1 if self._is_float else CONFIDENCE_STEPS
-        if (valid & ((values < 0) | (values > top))).any():
+        top, slack = (1, 1 / FRACTIONS) if self._is_float else (CONFIDENCE_STEPS, 0)
+        if (valid & ((values < -slack) | (values > top + slack))).any():
             found = f"values beyond {top}"
             raise LandsegError(self.path, found, f"0 to {top}", f"make it again with predict --{self._what}, or move it away")
-        return np.rint(np.where(valid, values, 0).astype(np.float64) * (FRACTIONS / top)).astype(np.int64), valid
+        return np.rint(np.where(valid, values, 0).clip(0, top).astype(np.float64) * (FRACTIONS / top)).astype(np.int64), valid
 
 
 @contextmanager

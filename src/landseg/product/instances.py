@@ -41,7 +41,7 @@ _STRIP_PIXELS = 1 << 22
 """Pixels flooded at a time; bounds memory, changes no result."""
 
 _PIXEL_BYTES = 150
-"""Memory that flooding takes by pixel of a strip at most. Source: measured, 60 of fields and 107 of noise."""
+"""Memory that flooding takes by pixel of a strip at most. Source: measured, 124 in noise, bench/records/memory/2026-11-23-instances."""
 
 
 @dataclass(frozen=True)

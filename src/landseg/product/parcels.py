@@ -19,11 +19,11 @@ from landseg.core.classes import LandClass
 from landseg.core.earth import PixelAreas, pixel_area_m2, pixel_frame_m, polygon_measures
 from landseg.core.errors import LandsegError
 from landseg.core.files import human_bytes
-from landseg.core.grid import Grid
+from landseg.core.grid import Grid, Window
 from landseg.core.machine import memory
 from landseg.product.classmap import ClassMap, confidence_beside, fraction, open_classes, read_confidence
 from landseg.product.components import NOTHING, OUTSIDE, Runs, find_runs, label
-from landseg.product.instances import Divided, divide
+from landseg.product.instances import Divided, class_id, divide
 from landseg.product.outlines import Outlines, trace
 from landseg.product.smoothing import STEPS, border_length, smooth
 from landseg.product.specks import Areas, merge
@@ -45,6 +45,10 @@ Source: measured, bench/records/memory/2026-11-23-parcels.
 _EDGE_BYTES = 250
 """Memory that smoothing takes at most by pixel edge of a ring, simplifying what it made included. Source: measured, 220 at 6.5 million."""
 
+_FEWER = "give specks away with a larger --min-area-m2, or outline a part of it"
+_NARROWER = "free some memory, or outline a part of it that is narrower"
+"""What to do where memory is short: for parcels; and for the strips of a flood, which are as wide as the raster."""
+
 _PLAN_STEPS = 1 << 24
 """Parts of its unit in which the plane of simplification is made: times 2^29 columns, or 2^23 in 64ths, they are exact in float64."""
 
@@ -64,7 +68,8 @@ class Parcels:
         class_id: (N,) uint8.
         area_m2: (N,) float64, on the ellipsoid.
         perimeter_m: (N,) float64, holes included, on the ellipsoid.
-        confidence: (N,) float64, mean of the pixels' confidences 0..1, NaN where none is known; None without a confidence raster.
+        confidence: (N,) float64, mean of the pixels' confidences 0..1, but of dissolved ones of the divider; NaN where none is known;
+            None without a confidence raster.
         classes: Class id → name and colour.
         crs: Of the polygons.
         specks: How many areas were given to their neighbours.
@@ -133,7 +138,7 @@ def outline(
     polygons = _smooth_polygons(path, outlines, grid, tolerance_m) if is_smooth else _polygons(outlines, grid, tolerance_m)
     shown = None if picture is None else np.append(values, np.uint8(NOTHING))[merged.picture(*picture)]  # of OUTSIDE, -1, the last
     beside = confidence_beside(path)
-    confidence = None if beside is None else _confidence(merged, len(values), beside, grid)
+    confidence = None if beside is None else _confidence(path, beside, merged, values, instances)
     area, perimeter = polygon_measures(polygons, crs)
     return Parcels(polygons, values, area, perimeter, confidence, classes, crs, specks, shown, divided)
 
@@ -170,7 +175,7 @@ def _objects(source: ClassMap, name: str, rows: int | None) -> _Found:
     Raises:
         LandsegError: There is no such class, the probabilities beside the raster do not fit it, or memory is short.
     """
-    runs, values, present, divided = divide(source, name, rows, partial(_require_memory, source.path))
+    runs, values, present, divided = divide(source, name, rows, partial(_require_memory, source.path, do=_NARROWER))
     _require_fit(source.path, len(runs.start))
     return _Found(runs, runs.value, values, source.classes(present), divided)
 
@@ -183,11 +188,11 @@ def _require_fit(path: str, count: int) -> None:
     """
     if count > _MOST_RUNS:
         raise LandsegError(path, f"{count:,} stretches of one class", f"{_MOST_RUNS:,} at most", "cut it, or filter it first")
-    _require_memory(path, f"{count:,} stretches of one class", count * _LABEL_BYTES)
+    _require_memory(path, f"{count:,} stretches of one class", count * _LABEL_BYTES, "cut it, or filter it first")
 
 
-def _require_memory(path: str | Path, found: str, need: int) -> None:
-    """Refuse what would not fit before it is begun: a raster of noise has millions of parcels.
+def _require_memory(path: str | Path, found: str, need: int, do: str = _FEWER) -> None:
+    """Refuse what would not fit before it is begun: a raster of noise has millions of parcels. `do` is what then helps.
 
     Raises:
         LandsegError: Less memory is free.
@@ -196,7 +201,7 @@ def _require_memory(path: str | Path, found: str, need: int) -> None:
     if room is not None and need > room.free:
         raise LandsegError(
             path, f"{found}, which take about {human_bytes(need)} of memory", f"no more than the {human_bytes(room.free)} free",
-            "give specks away with a larger --min-area-m2, or outline a part of it",
+            do,
         )  # fmt: skip
 
 
@@ -292,16 +297,26 @@ def _plan(frame: np.ndarray) -> tuple[np.ndarray, float]:
     return np.rint(plan * _PLAN_STEPS) / _PLAN_STEPS, unit_m
 
 
-def _confidence(runs: Runs, count: int, path: Path, grid: Grid) -> np.ndarray:
-    """(count,) float64 mean confidence of each label's pixels; NaN where none is known."""
-    total, known = np.zeros(count, np.int64), np.zeros(count, np.int64)
-    for row, shares, valid in read_confidence(path, grid):
-        first = (row + 1) * runs.width
-        part = slice(*np.searchsorted(runs.start, [first, first + len(shares) * runs.width]))
-        labels, starts = runs.value[part], runs.start[part] - first
-        inside = labels != OUTSIDE
-        for sums, pixels in ((total, shares), (known, valid)):
-            framed = np.zeros((len(shares), runs.width), np.int64)
-            framed[:, 1:-1] = pixels
-            np.add.at(sums, labels[inside], np.add.reduceat(framed.reshape(-1), starts)[inside])
+def _confidence(path: str | Path, beside: Path, runs: Runs, values: np.ndarray, instances: str | None) -> np.ndarray:
+    """(K,) float64 mean confidence of the pixels of labels of these classes, (K,) uint8; NaN where none is known.
+
+    The divider's pixels that areas of other classes took are left out: theirs is the confidence of the divider, lowest at its rims.
+    """
+    total, known = np.zeros(len(values), np.int64), np.zeros(len(values), np.int64)
+    kinds = np.append(values, np.uint8(NOTHING))  # of OUTSIDE, -1, the last
+    with open_classes(path) as source:
+        divider = None if instances is None else class_id(source, instances)
+        for row, shares, valid in read_confidence(beside, source.grid):
+            first, size = (row + 1) * runs.width, len(shares) * runs.width
+            part = slice(*np.searchsorted(runs.start, [first, first + size]))
+            labels, starts = runs.value[part], runs.start[part] - first
+            if divider is not None:
+                kind = np.repeat(kinds[labels], np.diff(starts, append=size)).reshape(-1, runs.width)[:, 1:-1]
+                is_own = (source.read(Window(row, 0, *shares.shape)) != divider) | (kind == divider)
+                shares[~is_own], valid = 0, valid & is_own
+            inside = labels != OUTSIDE
+            for sums, pixels in ((total, shares), (known, valid)):
+                framed = np.zeros((len(shares), runs.width), np.int64)
+                framed[:, 1:-1] = pixels
+                np.add.at(sums, labels[inside], np.add.reduceat(framed.reshape(-1), starts)[inside])
     return fraction(total, known)

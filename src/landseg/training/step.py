@@ -22,7 +22,7 @@ from landseg.network.build import Network
 from landseg.network.card import ModelCard
 from landseg.network.loss import make_loss
 from landseg.network.stages import parameter_stages
-from landseg.network.torch_engine import choose_device, full_size_logits, to_tensor
+from landseg.network.torch_engine import choose_device, full_size_logits, has_bf16_units, to_tensor
 from landseg.training.augment import Bands, augment
 from landseg.training.averages import make_average
 from landseg.training.compiling import compiled
@@ -388,7 +388,7 @@ def _parts(batch: Batch, sizes: Sequence[int]) -> Iterator[Batch]:
 
 
 def _precision(settings: TrainConfig, device: torch.device) -> Literal["32-true", "bf16-mixed", "16-mixed"]:
-    if settings.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported():
+    if settings.precision == "auto" and has_bf16_units(device):
         return "bf16-mixed"
     if settings.precision == "bf16":
         return "bf16-mixed"

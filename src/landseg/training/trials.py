@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from landseg.core.settings import ModelConfig
 from landseg.network.build import build
 from landseg.network.card import Normalisation
+from landseg.network.torch_engine import has_bf16_units
 
 FEWEST_STEPS, MOST_STEPS = 3, 50
 
@@ -49,7 +50,7 @@ class BareStep:
         self._network = network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self._optimiser = torch.optim.SGD(self._network.parameters(), _LEARNING_RATE, momentum=0.9)
         self._device, self._bands, self._classes = device, bands, classes
-        self._is_half = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        self._is_half = has_bf16_units(device)
 
     def speed(self, edge: int, batch: int, limit_s: float) -> StepSpeed:
         """Measure steps for `limit_s` seconds, of `FEWEST_STEPS` to `MOST_STEPS`, after one that is not counted.
