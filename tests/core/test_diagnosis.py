@@ -56,6 +56,7 @@ def test_decoding_is_held_against_the_network(rate: float, severity: str, words:
         ({"memory": Room(10**10, 10**9)}, {}, None, "slow", "1.0 GB of memory free"),
         ({"cores": 1}, {}, None, "note", "1 of the machine's 2 cores may be used"),
         ({"load": 3.0}, {}, None, "slow", "others are computing (load 3.0 on 2 cores)"),
+        ({"load": 3.0}, {}, None, "note", "OMP_WAIT_POLICY=passive"),
         ({"faults": ("PROJ is broken: mend it",)}, {}, None, "trouble", "PROJ is broken: mend it"),
     ],
 )

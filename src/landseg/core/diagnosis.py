@@ -184,6 +184,8 @@ def _of_cores(facts: Facts) -> Iterator[Finding]:
     if facts.load is not None and facts.load > 0.7 * facts.cores:
         words = f"others are computing (load {facts.load:.1f} on {facts.cores} {_cores(facts.cores)})"
         yield "slow", f"{words}: this machine is faster than measured when it is quiet, and so is training"
+        if facts.device == "cpu" and facts.cores > 1:
+            yield "note", "beside them, OMP_WAIT_POLICY=passive in the environment may train much faster, and on an idle machine slower"
 
 
 def why_no_gpu(is_built: bool, gpus: tuple[Gpu, ...], driver: str | None, visible: str | None = None) -> str:
